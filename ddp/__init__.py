@@ -1,0 +1,1 @@
+"""The distributed training runtime: process group, wrapping, precision, data and the one training loop."""

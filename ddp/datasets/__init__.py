@@ -1,0 +1,1 @@
+"""Data sets, one file each: the name of the file is the name of the data set."""

@@ -1,0 +1,1 @@
+"""Command line, processes and schedulers: the top layer."""

@@ -1,0 +1,1 @@
+"""Data only: the sbatch template and the site files."""
