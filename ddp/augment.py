@@ -1,0 +1,97 @@
+"""Whole batches of uint8 images to normalised floats, with random shifts and flips, on the device.
+
+What happens to an image is a function of (seed, epoch, its index in the data set): not of the rank that holds it, the
+number of ranks or loader processes, or what was drawn before.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from ddp.source import Dataset
+
+GOLDEN_RATIO = 0x9E3779B97F4A7C15
+MIX_1, MIX_2 = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
+MASK_64 = (1 << 64) - 1
+
+
+def _signed(value: int) -> int:
+    """The 64-bit pattern of `value` as the int64 that torch can hold."""
+    value &= MASK_64
+    return value - (1 << 64) if value >> 63 else value
+
+
+def _shifted(bits: Tensor, places: int) -> Tensor:
+    """Logical right shift of int64; torch's own keeps the sign."""
+    return (bits >> places) & ((1 << (64 - places)) - 1)
+
+
+def random_bits(seed: int, epoch: int, indices: Tensor) -> Tensor:
+    """64 random bits for each sample. indices int64 [N] -> int64 [N].
+
+    Source: SplitMix64; Steele, Lea, Flood, "Fast splittable pseudorandom number generators", 2014.
+    """
+    key = (seed * MIX_1 + (epoch + 1) * MIX_2) & MASK_64
+    bits = indices * _signed(GOLDEN_RATIO) + _signed(key)  # int64 arithmetic wraps around, as intended
+    for places, factor in ((30, MIX_1), (27, MIX_2)):
+        bits = (bits ^ _shifted(bits, places)) * _signed(factor)
+    return bits ^ _shifted(bits, 31)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Augment:
+    """How a stored image becomes what the model sees."""
+
+    size: int
+    """Height and width that the model sees."""
+    padding: int = 0
+    """Black border added before a random crop, in pixels."""
+    flip: bool = False
+    random: bool = True
+    """False: the centre crop, for evaluation."""
+    seed: int = 0
+
+    def crop(self, images: Tensor, indices: Tensor, epoch: int) -> Tensor:
+        """Stored uint8 [N, C, H, W] of samples int64 [N] -> uint8 [N, C, size, size]."""
+        padding = self.padding if self.random else 0
+        choices = images.size(2) + 2 * padding - self.size + 1
+        if not self.random:
+            start = (choices - 1) // 2
+            return images[:, :, start : start + self.size, start : start + self.size]
+        bits = random_bits(self.seed, epoch, indices)
+        if choices > 1:
+            if padding:
+                images = pad(images, (padding,) * 4)
+            top = ((bits & 0xFFFF) * choices) >> 16
+            left = ((_shifted(bits, 16) & 0xFFFF) * choices) >> 16
+            windows = images.unfold(2, self.size, 1).unfold(3, self.size, 1)  # a view: [N, C, top, left, size, size]
+            images = windows[torch.arange(len(images), device=images.device), :, top, left]
+        if self.flip:
+            mirrored = (_shifted(bits, 32) & 1).bool().view(-1, 1, 1, 1)
+            images = torch.where(mirrored, images.flip(3), images)
+        return images
+
+
+@dataclass(frozen=True, kw_only=True)
+class Normalize:
+    """uint8 in [0, 255] to float32 with the data set's mean and standard deviation taken out, in one pass."""
+
+    scale: Tensor
+    """float32 [1, C, 1, 1] = 1 / (255 std)."""
+    shift: Tensor
+    """float32 [1, C, 1, 1] = -mean / std."""
+    memory_format: torch.memory_format
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """uint8 [N, C, H, W] -> float32 [N, C, H, W]."""
+        floats = images.to(torch.float32, memory_format=self.memory_format)
+        return floats.mul_(self.scale).add_(self.shift)
+
+
+def normalize_for(dataset: Dataset, device: torch.device, memory_format: torch.memory_format) -> Normalize:
+    """The normalisation of a data set, on a device."""
+    mean = torch.tensor(dataset.mean, device=device).view(1, -1, 1, 1)
+    std = torch.tensor(dataset.std, device=device).view(1, -1, 1, 1)
+    return Normalize(scale=1 / (255 * std), shift=-mean / std, memory_format=memory_format)

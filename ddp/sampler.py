@@ -1,0 +1,89 @@
+"""Which samples each rank sees in which step: a pure function of seed and epoch, never of who asks or when."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+class Share(NamedTuple):
+    """This rank's part of one step's batch."""
+
+    indices: Tensor
+    """int64 [samples of this rank]."""
+    global_count: int
+    """Samples of all ranks in this step: the denominator of the step's mean loss."""
+
+
+@dataclass
+class TrainBatches:
+    """Batches of an epoch: a permutation drawn from (seed, epoch), cut into global batches, each dealt to the ranks.
+
+    Every sample is seen exactly once in an epoch, whatever the number of ranks. The last batch may be short; if it has
+    fewer samples than there are ranks, it is joined to the batch before it, so that no rank ever runs without data.
+    With `drop_last` an incomplete last batch is left out.
+    """
+
+    samples: int
+    global_batch: int
+    rank: int
+    world_size: int
+    seed: int
+    drop_last: bool = False
+    epoch: int = 0
+
+    def __post_init__(self) -> None:
+        smallest = self.global_batch if self.drop_last else self.world_size
+        if self.samples < smallest:
+            what = "one full batch (--drop-last)" if self.drop_last else "one sample for each rank"
+            raise ValueError(
+                f"expected at least {smallest} training samples, {what}, got {self.samples}; "
+                "use fewer ranks, a smaller batch, or more data"
+            )
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch whose permutation is dealt next."""
+        self.epoch = epoch
+
+    def _bounds(self) -> list[tuple[int, int]]:
+        full = self.samples // self.global_batch * self.global_batch
+        bounds = [(start, start + self.global_batch) for start in range(0, full, self.global_batch)]
+        tail = self.samples - full
+        if tail and not self.drop_last:
+            if tail >= self.world_size or not bounds:
+                bounds.append((full, self.samples))
+            else:
+                bounds[-1] = (bounds[-1][0], self.samples)
+        return bounds
+
+    def __len__(self) -> int:
+        return len(self._bounds())
+
+    def __iter__(self) -> Iterator[Share]:
+        entropy = np.random.SeedSequence((self.seed, self.epoch)).generate_state(1, np.uint64)[0]
+        generator = torch.Generator().manual_seed(int(entropy >> np.uint64(1)))
+        order = torch.randperm(self.samples, generator=generator)
+        for start, end in self._bounds():
+            yield Share(order[start + self.rank : end : self.world_size], end - start)
+
+
+@dataclass
+class EvalBatches:
+    """Batches of the test set: cut without regard to the ranks and dealt whole, so each is the same computation at any
+    number of ranks and each sample is counted once. A rank may have none."""
+
+    samples: int
+    batch: int
+    rank: int
+    world_size: int
+
+    def __len__(self) -> int:
+        return len(range(self.rank * self.batch, self.samples, self.batch * self.world_size))
+
+    def __iter__(self) -> Iterator[Share]:
+        for start in range(self.rank * self.batch, self.samples, self.batch * self.world_size):
+            indices = torch.arange(start, min(start + self.batch, self.samples))
+            yield Share(indices, len(indices))

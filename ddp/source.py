@@ -1,0 +1,65 @@
+"""What a data set is: labels, and a way to read one image. Imports numpy only; the files of ddp/datasets make these."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+Shape = tuple[int, int, int]
+"""Channels, height, width."""
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""Of RGB values in [0, 1]. Source: torchvision's ImageNet weights, transforms of the recipe."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Split:
+    """Labelled images: `read(i)` gives the i-th, uint8 [channels, height, width]."""
+
+    labels: np.ndarray
+    """int64 [samples]."""
+    read: Callable[[int], np.ndarray]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dataset:
+    """Two splits of labelled images and how to prepare them."""
+
+    train: Split
+    test: Split
+    shape: Shape
+    """What the model sees."""
+    stored: Shape
+    """What `read` gives: `shape`, or larger by a margin for random crops."""
+    classes: tuple[str, ...]
+    mean: tuple[float, ...] = field(default=IMAGENET_MEAN)
+    """Per channel, of values in [0, 1]."""
+    std: tuple[float, ...] = field(default=IMAGENET_STD)
+    """Per channel, of values in [0, 1]."""
+    flip: bool = True
+    """Whether a mirrored image is still an image of its class."""
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of all images, decoded."""
+        return (len(self.train) + len(self.test)) * int(np.prod(self.stored))
+
+
+def array_split(images: np.ndarray, labels: Any) -> Split:
+    """A split whose images are in memory. images uint8 [samples, channels, height, width]."""
+    return Split(labels=np.asarray(labels, dtype=np.int64), read=images.__getitem__)
+
+
+def resized(images: np.ndarray, size: int | None) -> np.ndarray:
+    """Images [N, C, H, W] uint8, scaled bilinearly to size x size pixels; unchanged if that is None or their size."""
+    if size is None or images.shape[2:] == (size, size):
+        return images
+    import torch
+    from torch.nn.functional import interpolate
+
+    scaled = interpolate(torch.from_numpy(images).float(), (size, size), mode="bilinear", antialias=True)
+    return scaled.round().clamp(0, 255).to(torch.uint8).numpy()

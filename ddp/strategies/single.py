@@ -1,0 +1,12 @@
+"""No wrapper: one process, the base that data parallelism is measured against."""
+
+from torch import nn
+
+from ddp.context import DistContext
+
+
+def wrap(module: nn.Module, ctx: DistContext) -> nn.Module:
+    """The model itself. Raises ValueError on several ranks, which would each train a model of their own."""
+    if ctx.world_size > 1:
+        raise ValueError(f"expected 1 rank with --strategy single, got {ctx.world_size}; use --strategy ddp")
+    return module

@@ -1,0 +1,59 @@
+"""Real gloo ranks, forked from the test process: they start in milliseconds, since torch is imported already."""
+
+import multiprocessing
+import os
+import pickle
+import tempfile
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from ddp.context import DistContext, process_group
+from ddp.env import RankInfo
+
+Work = Callable[[DistContext], Any]
+
+
+def _run(work: Work, rank: int, world_size: int, folder: Path) -> None:
+    """In the child: join the group, do the work, leave its result or its traceback in a file, and end at once."""
+    torch.set_num_threads(1)
+    outcome: tuple[bool, Any]
+    info = RankInfo(
+        rank=rank, world_size=world_size, local_rank=rank, local_world_size=world_size, node_rank=0, launched=True
+    )
+    try:
+        store = dist.FileStore(str(folder / "store"), world_size)
+        with process_group(info, device=torch.device("cpu"), timeout_s=20, store=store) as ctx:
+            outcome = (True, work(ctx))
+    except BaseException:
+        outcome = (False, traceback.format_exc())
+    (folder / f"{rank}.tmp").write_bytes(pickle.dumps(outcome))
+    (folder / f"{rank}.tmp").rename(folder / f"{rank}.pickle")
+    os._exit(0)
+
+
+def run_ranks(work: Work, world_size: int, *, timeout_s: float = 60) -> list[Any]:
+    """Run `work(ctx)` on that many ranks -> its results in rank order; a failure shows its traceback."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        fork = multiprocessing.get_context("fork")
+        ranks = [fork.Process(target=_run, args=(work, rank, world_size, folder)) for rank in range(world_size)]
+        for process in ranks:
+            process.start()
+        deadline = time.monotonic() + timeout_s
+        for process in ranks:
+            process.join(max(0.0, deadline - time.monotonic()))
+        hung = [rank for rank, process in enumerate(ranks) if process.is_alive()]
+        for process in ranks:
+            process.kill()
+            process.join()
+        assert not hung, f"ranks {hung} of {world_size} still ran after {timeout_s} s"
+        outcomes = [pickle.loads((folder / f"{rank}.pickle").read_bytes()) for rank in range(world_size)]  # noqa: S301
+    for rank, (good, value) in enumerate(outcomes):
+        assert good, f"rank {rank} of {world_size} failed:\n{value}"
+    return [value for _, value in outcomes]

@@ -1,0 +1,76 @@
+"""Who a rank is, and what ranks can say to each other."""
+
+import pytest
+import torch
+
+from ddp.context import DistContext, pick_device
+from ddp.env import ALONE, RankInfo, read_rank
+from ddp.shared import shared_uint8
+from tests.ranks import run_ranks
+
+TORCHRUN = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2", "GROUP_RANK": "1"}
+
+
+def test_without_torchruns_variables_a_process_runs_alone() -> None:
+    assert read_rank({"PATH": "/bin"}) == ALONE
+
+
+def test_torchruns_variables_are_read() -> None:
+    assert read_rank(TORCHRUN) == RankInfo(
+        rank=3, world_size=4, local_rank=1, local_world_size=2, node_rank=1, launched=True
+    )
+
+
+@pytest.mark.parametrize("name", sorted(TORCHRUN))
+def test_a_partial_torchrun_environment_is_refused_with_the_missing_names(name: str) -> None:
+    with pytest.raises(ValueError, match=f"missing {name}; start with torchrun"):
+        read_rank({key: value for key, value in TORCHRUN.items() if key != name})
+
+
+def test_a_rank_that_is_no_number_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"expected whole numbers .* 'three'"):
+        read_rank(TORCHRUN | {"RANK": "three"})
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without GPUs")
+def test_asking_for_a_gpu_that_is_not_there_says_how_to_go_on() -> None:
+    with pytest.raises(
+        ValueError, match=r"expected a GPU for each of the 1 ranks .* got 0 visible GPUs; .* --device cpu"
+    ):
+        pick_device("cuda", ALONE)
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+def test_gather_gives_every_rank_all_values_in_rank_order(world_size: int) -> None:
+    def work(ctx: DistContext) -> list[object]:
+        return ctx.gather({"rank": ctx.rank, "text": "ü" * ctx.rank, "list": [0.1] * ctx.rank, "none": None})
+
+    expected = [{"rank": rank, "text": "ü" * rank, "list": [0.1] * rank, "none": None} for rank in range(world_size)]
+    assert run_ranks(work, world_size) == [expected] * world_size
+
+
+def test_sum_and_mean_are_over_the_ranks() -> None:
+    def work(ctx: DistContext) -> tuple[float, float]:
+        value = torch.tensor(float(ctx.rank))
+        return float(ctx.sum(value.clone())), float(ctx.mean(value.clone()))
+
+    assert run_ranks(work, 3) == [(3.0, 1.0)] * 3
+
+
+def test_the_first_ranks_form_a_group_of_their_own() -> None:
+    def work(ctx: DistContext) -> tuple[int, int, float] | None:
+        part = ctx.first(2)
+        return None if part is None else (part.rank, part.world_size, float(part.sum(torch.ones(()))))
+
+    assert run_ranks(work, 3) == [(0, 2, 2.0), (1, 2, 2.0), None]
+
+
+def test_ranks_of_a_node_share_one_array() -> None:
+    def work(ctx: DistContext) -> list[int]:
+        array = shared_uint8((ctx.world_size, 4), ctx, "test")
+        assert array.shape == (ctx.world_size, 4)
+        array[ctx.rank] = ctx.rank + 1
+        ctx.barrier()
+        return array.sum(1).tolist()
+
+    assert run_ranks(work, 3) == [[4, 8, 12]] * 3

@@ -1,0 +1,126 @@
+"""The training step: one loss denominator, ranks that stay equal, and mixed precision."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from ddp.config import OptimConfig, TrainConfig
+from ddp.context import DistContext
+from ddp.loader import Batch
+from ddp.loop import Trainer, make_trainer, train_step
+from ddp.optim import lr_factor
+from tests.ranks import run_ranks
+
+OPTIM = OptimConfig(lr=0.1, schedule="constant", warmup=0, label_smoothing=0.1)
+
+
+def trainer_on(ctx: DistContext, **options: Any) -> Trainer:
+    torch.manual_seed(ctx.rank)  # DDP must send rank 0's weights to all
+    module = nn.Sequential(nn.Flatten(), nn.Linear(12, 16), nn.Tanh(), nn.Linear(16, 4))
+    trainer = make_trainer(module, TrainConfig(optim=OPTIM, **options), ctx, total_steps=10)
+    trainer.wrapped.train()
+    return trainer
+
+
+def batch_of(sizes: list[int], rank: int, dtype: torch.dtype = torch.float32) -> Batch:
+    """A rank's part of a global batch that is cut into those sizes."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(sum(sizes), 3, 2, 2, dtype=torch.float64, generator=generator).to(dtype)
+    labels = torch.randint(4, (sum(sizes),), generator=generator)
+    mine = slice(sum(sizes[:rank]), sum(sizes[: rank + 1]))
+    return Batch(images[mine], labels[mine], sum(sizes))
+
+
+def gradients_of(sizes: list[int]) -> list[Tensor]:
+    """Gradients of one float64 step, the same on all ranks."""
+
+    def work(ctx: DistContext) -> list[Tensor]:
+        torch.manual_seed(0)
+        module = nn.Sequential(nn.Flatten(), nn.Linear(12, 16), nn.Tanh(), nn.Linear(16, 4)).double()
+        trainer = make_trainer(module, TrainConfig(optim=OPTIM), ctx, total_steps=10)
+        train_step(trainer, batch_of(sizes, ctx.rank, torch.float64))
+        return [parameter.grad.clone() for parameter in module.parameters() if parameter.grad is not None]
+
+    results = run_ranks(work, len(sizes))
+    for other in results[1:]:
+        torch.testing.assert_close(other, results[0], rtol=0, atol=0)
+    return results[0]
+
+
+@pytest.mark.parametrize("sizes", [[6, 6], [7, 5], [11, 1], [4, 4, 4], [10, 1, 1], [3, 3, 3, 3]])
+def test_the_gradient_is_that_of_the_whole_batch_however_it_is_shared(sizes: list[int]) -> None:
+    torch.testing.assert_close(gradients_of(sizes), gradients_of([12]), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_ranks_have_equal_parameters_after_every_step(world_size: int) -> None:
+    def work(ctx: DistContext) -> list[list[Tensor]]:
+        trainer = trainer_on(ctx)
+        history = []
+        for _ in range(3):
+            train_step(trainer, batch_of([4] * world_size, ctx.rank))
+            history.append([parameter.detach().clone() for parameter in trainer.module.parameters()])
+        return history
+
+    histories = run_ranks(work, world_size)
+    for history in histories[1:]:
+        torch.testing.assert_close(history, histories[0], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("amp", ["bf16", "fp16"])
+def test_mixed_precision_trains_close_to_full_precision(amp: str) -> None:
+    def work(ctx: DistContext) -> list[float]:
+        trainers = [trainer_on(ctx, amp=precision) for precision in ("off", amp)]
+        batch = batch_of([8, 8], ctx.rank)
+        return [float([train_step(trainer, batch) for _ in range(8)][-1]) for trainer in trainers]
+
+    full, mixed = run_ranks(work, 2)[0]
+    assert mixed == pytest.approx(full, rel=0.05)
+    assert mixed != full  # or autocast was not on
+
+
+def test_an_fp16_overflow_on_one_rank_skips_the_step_and_the_schedule_on_all() -> None:
+    def work(ctx: DistContext) -> dict[str, Any]:
+        trainer = trainer_on(ctx, amp="fp16")
+        before = [parameter.detach().clone() for parameter in trainer.module.parameters()]
+        good = batch_of([4, 4, 4], ctx.rank)
+        bad = Batch(good.images * (float("inf") if ctx.rank == 1 else 1), good.labels, good.global_count)
+        train_step(trainer, bad)
+        unchanged = all(torch.equal(a, b) for a, b in zip(before, trainer.module.parameters(), strict=True))
+        skipped = {"unchanged": unchanged, "steps": trainer.scheduler.last_epoch, "scale": trainer.scaler.get_scale()}
+        train_step(trainer, good)
+        changed = any(not torch.equal(a, b) for a, b in zip(before, trainer.module.parameters(), strict=True))
+        return skipped | {"changed": changed, "later": trainer.scheduler.last_epoch, "count": trainer.skipped_steps}
+
+    expected = {"unchanged": True, "steps": 0, "scale": 32768.0, "changed": True, "later": 1, "count": 1}
+    assert run_ranks(work, 3) == [expected] * 3
+
+
+def test_single_is_refused_on_several_ranks() -> None:
+    def work(ctx: DistContext) -> None:
+        with pytest.raises(ValueError, match="expected 1 rank with --strategy single, got 2"):
+            trainer_on(ctx, strategy="single")
+
+    run_ranks(work, 2)
+
+
+def test_an_unknown_strategy_is_refused_with_those_that_exist() -> None:
+    def work(ctx: DistContext) -> None:
+        with pytest.raises(ValueError, match=r"strategy \(ddp, single\), got 'dpd'; did you mean ddp"):
+            trainer_on(ctx, strategy="dpd")
+
+    run_ranks(work, 1)
+
+
+def test_the_learning_rate_rises_to_its_peak_and_falls_to_zero() -> None:
+    for schedule in ("linear", "cosine"):
+        factor = lr_factor(OptimConfig(schedule=schedule, warmup=0.2), 100)  # type: ignore[arg-type]
+        values = [factor(step) for step in range(101)]
+        assert values[0] == pytest.approx(1 / 20)
+        assert values[19] == pytest.approx(1)
+        assert values[60] == pytest.approx(0.5)
+        assert values[100] == pytest.approx(0, abs=1e-12)
+        assert values[:20] == sorted(values[:20])
+        assert values[20:] == sorted(values[20:], reverse=True)
