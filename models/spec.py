@@ -1,0 +1,46 @@
+"""What a model says about itself, beside how it is built. Imports no torch."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import nn
+
+Shape = tuple[int, int, int]
+"""Channels, height, width."""
+
+Build = Callable[[Shape, int], "nn.Module"]
+"""(shape of one sample, number of classes) -> a model from [N, *shape] to logits [N, classes]."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSpec:
+    """A classifier that can be built for a data set's samples and classes."""
+
+    name: str
+    build: Build
+    shape: Shape
+    """Samples the model was made for; the default of data that has no size of its own."""
+    classes: int
+    """Classes the model was made for."""
+    parameters: int | None
+    """Number of parameters at `shape` and `classes`, from `source`; None if unknown."""
+    source: str
+    """Where the architecture is from."""
+
+
+def model(*, shape: Shape, classes: int, parameters: int, source: str) -> Callable[[Build], ModelSpec]:
+    """Make a model of a build function: `def resnet18_cifar(shape, classes)` becomes the model `resnet18-cifar`."""
+
+    def decorate(build: Build) -> ModelSpec:
+        return ModelSpec(
+            name=build.__name__.replace("_", "-"),
+            build=build,
+            shape=shape,
+            classes=classes,
+            parameters=parameters,
+            source=source,
+        )
+
+    return decorate
