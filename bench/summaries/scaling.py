@@ -1,0 +1,227 @@
+"""Timed training steps: throughput, weak and strong scaling against a single process, step times."""
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+
+from bench.record import Record
+from bench.scaling import Measured, Study, studies
+from bench.scaling_plots import plots
+from bench.section import Fact, Section, Table
+from bench.stats import nearest_rank, slowest_steps_s
+from bench.text import NA, count, gibibytes, number, percent, percent_range, plural, value_text
+
+ENOUGH_ROUNDS = 6
+"""Below this, an interval says little; our simulation of drifting machines found 8 pairs enough to see 2 %."""
+ENOUGH_STEPS = 20
+ENOUGH_S = 2.0
+"""A block should have this many steps or seconds."""
+VERDICTS = 3
+"""Studies with lines of their own in the verdict; the others are in the tables."""
+COLUMNS = (
+    "ranks",
+    "strategy",
+    "scaling",
+    "batch per rank",
+    "global batch",
+    "samples/s",
+    "per rank",
+    "efficiency vs single process (95 % interval)",
+    "vs 1-rank DDP",
+    "step p50 / p95 ms",
+    "status",
+)
+
+
+def summarise(records: Sequence[Record]) -> Section:
+    """What the scaling records say."""
+    found, strangers = studies(records)
+    facts = _facts(found[0]) if len(found) == 1 else [_short_fact(study) for study in found[:VERDICTS]]
+    if len(found) > VERDICTS:
+        facts.append(Fact(label="More studies", value=str(len(found) - VERDICTS), details=("see the tables",)))
+    tables = [_table(study) for study in found]
+    if strangers:
+        rows = tuple((value_text(record.cell), record.status, value_text(record.error)) for record in strangers)
+        note = "These cells do not say ranks, batch_per_rank and strategy."
+        tables.append(
+            Table(title="Cells that cannot be compared", columns=("cell", "status", "error"), rows=rows, note=note)
+        )
+    return Section(
+        facts=tuple(facts),
+        tables=tuple(tables),
+        plots=tuple(plot for study in found for plot in plots(study)),
+        caveats=tuple(_named_caveats(found)),
+    )
+
+
+# The verdict
+
+
+def _facts(study: Study) -> list[Fact]:
+    """Throughput and efficiency of the cell with the most ranks; which cell is the fastest is never asked."""
+    cells = study.measured
+    if not cells:
+        return [Fact(label="Throughput", value=NA, details=("no cell was measured",))]
+    top = max(cells, key=lambda cell: (cell.ranks, "weak" in study.kinds(cell)))
+    rate_per_s = top.rate_per_s or 0.0
+    details = (study.label, top.name, f"{number(rate_per_s / top.ranks)} per rank")
+    return [
+        Fact(label="Throughput", value=f"{number(rate_per_s)} samples/s", details=details),
+        _efficiency_fact(study),
+    ]
+
+
+def _short_fact(study: Study) -> Fact:
+    """Throughput and efficiency in one line, for reports on several studies."""
+    rate, *others = _facts(study)
+    efficiency = [f"efficiency {other.value}" for other in others] + [
+        each for other in others for each in other.details
+    ]
+    return Fact(label="Throughput", value=rate.value, details=(*rate.details, *efficiency))
+
+
+def _efficiency_fact(study: Study) -> Fact:
+    label = "Efficiency"
+    base = study.base
+    if base is None or base.rate_per_s is None:
+        return Fact(label=label, value=NA, details=("there is no measured single process without DDP to compare with",))
+    lines = []
+    for kind in ("weak", "strong"):
+        fitting = [cell for cell in study.measured if kind in study.kinds(cell)]
+        top = max(fitting, key=lambda cell: cell.ranks, default=None)
+        if top is not None and not (kind == "strong" and top.ranks == 1):
+            lines.append((_efficiency_text(study, top), f"{kind} scaling to {plural(top.ranks, 'rank')}"))
+    if not lines:
+        return Fact(label=label, value=NA, details=("no cell has the batch of the single process",))
+    others = [f"{what}: {text}" for text, what in lines[1:]]
+    against = f"100 % is one process without DDP, {number(base.rate_per_s)} samples/s"
+    return Fact(label=label, value=lines[0][0], details=(lines[0][1], *others, against))
+
+
+def _efficiency_text(study: Study, cell: Measured) -> str:
+    interval = study.interval(cell)
+    text = percent(study.efficiency(cell, study.base))
+    return text if text == NA or interval is None else f"{text} ({percent_range(interval.low, interval.high)})"
+
+
+# The table
+
+
+def _table(study: Study) -> Table:
+    memory = any(_memory_bytes(cell) is not None for cell in study.cells)
+    columns = (*COLUMNS[:-1], "peak memory", COLUMNS[-1]) if memory else COLUMNS
+    rows = tuple(_row(study, cell, memory) for cell in study.cells)
+    return Table(title=f"Scaling of {study.label}", columns=columns, rows=rows, note=_note(study))
+
+
+def _row(study: Study, cell: Measured, memory: bool) -> tuple[str, ...]:
+    one_rank = study.one_rank(cell)
+    rate_per_s = cell.rate_per_s
+    return (
+        str(cell.ranks),
+        cell.strategy,
+        "base" if cell is study.base else "+".join(study.kinds(cell)) or ("other" if study.base_batch else NA),
+        count(cell.batch_per_rank),
+        count(cell.global_batch),
+        number(rate_per_s),
+        number(None if rate_per_s is None else rate_per_s / cell.ranks),
+        "base" if cell is study.base else _efficiency_text(study, cell),
+        "base" if cell is one_rank else "-" if cell.is_base else percent(study.efficiency(cell, one_rank)),
+        _step_text(cell),
+        *([gibibytes(_memory_bytes(cell))] if memory else []),
+        cell.status if cell.status == "ok" else f"{cell.status}: {value_text(cell.error)}",
+    )
+
+
+def _step_text(cell: Measured) -> str:
+    steps_ms = [1e3 * step_s for step_s in slowest_steps_s(cell.blocks)]
+    return f"{number(nearest_rank(steps_ms, 50))} / {number(nearest_rank(steps_ms, 95))}" if steps_ms else NA
+
+
+def _memory_bytes(cell: Measured) -> float | None:
+    """The largest peak of any rank."""
+    peaks = cell.record.raw.get("peak_memory_bytes")
+    known = [peak for peak in peaks if isinstance(peak, int | float)] if isinstance(peaks, list) else []
+    return max(known, default=None)
+
+
+def _span(values: Iterable[int]) -> str:
+    low, high = min(known := list(values)), max(known)
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
+
+
+def _note(study: Study) -> str:
+    sentences = []
+    base, cells = study.base, study.measured
+    if base is not None and base.rate_per_s is not None:
+        rate = f"{number(base.rate_per_s)} samples/s with a batch of {base.batch_per_rank}"
+        sentences.append(f"Base: one process without DDP, {rate}.")
+    else:
+        sentences.append("Base: n/a, no single process without DDP was measured.")
+    if cells:
+        rounds, steps = [cell.rounds for cell in cells], [len(slowest_steps_s(cell.blocks)) for cell in cells]
+        warmup = {value for cell in cells if isinstance(value := cell.record.raw.get("warmup_steps"), int)}
+        behind = f"Behind every row: {_span(rounds)} rounds with {_span(steps)} steps in total"
+        apart = f", after {_span(warmup)} steps of warm-up" if warmup else ""
+        sentences.append(f"{behind}{apart}.")
+        sizes = {size for cell in cells if isinstance(size := cell.record.raw.get("parameters"), int)}
+        sentences.append(f"Parameters: {_span(sizes) if sizes else NA}.")
+    sentences.append(
+        "samples/s is all samples over the sum of the slowest rank's times. A step takes as long as its slowest rank. "
+        "Intervals are 95 % t-intervals over rounds, each cell paired with the base in the same round."
+    )
+    return " ".join(sentences)
+
+
+# Reasons for doubt
+
+
+def _named_caveats(found: list[Study]) -> list[str]:
+    """The caveats of all studies, each once, with the studies that it holds for if there are several."""
+    labels: dict[str, list[str]] = {}
+    for study in found:
+        for caveat in _caveats(study):
+            labels.setdefault(caveat, []).append(study.label)
+    return list(labels) if len(found) == 1 else [f"{text} This is so for {'; '.join(labels[text])}." for text in labels]
+
+
+def _caveats(study: Study) -> list[str]:
+    cells = study.measured
+    found: list[str] = []
+    if not cells:
+        return []
+    if study.base is None or not study.base.blocks:
+        found.append("No measured single process without DDP, so there is no efficiency.")
+    if (rounds := min(cell.rounds for cell in cells)) < ENOUGH_ROUNDS:
+        found.append(f"Few rounds ({rounds}, better {ENOUGH_ROUNDS} or more), so intervals are wide or missing.")
+    blocks = [block for cell in cells for block in cell.blocks]
+    if any(max(block.wall_s) < ENOUGH_S and len(block.step_s[0]) < ENOUGH_STEPS for block in blocks):
+        found.append(f"Short blocks (below {ENOUGH_STEPS} steps and {ENOUGH_S:g} s), so noise weighs more.")
+    if min(len(slowest_steps_s(cell.blocks)) for cell in cells) < ENOUGH_STEPS:
+        found.append(f"Fewer than {ENOUGH_STEPS} steps in a cell, so its p95 is its slowest step.")
+    if outside := sum(_is_outside(study, cell) for cell in cells):
+        found.append(f"{plural(outside, 'efficiency value')} outside the interval: a few rounds were far slower.")
+    if apart := sum(_is_apart(study, cell) for cell in cells):
+        found.append(f"{plural(apart, 'cell')} recorded long before or after the base, so rounds do not pair.")
+    if unreadable := sum(cell.status == "unreadable" for cell in study.cells):
+        found.append(f"{plural(unreadable, 'cell')} with numbers that cannot be used.")
+    return found
+
+
+def _is_outside(study: Study, cell: Measured) -> bool:
+    value, interval = study.efficiency(cell, study.base), study.interval(cell)
+    if value is None or interval is None:
+        return False
+    return not interval.low * (1 - 1e-9) <= value <= interval.high * (1 + 1e-9)
+
+
+def _is_apart(study: Study, cell: Measured) -> bool:
+    """True if the two records were made further apart than interleaved measuring of the whole study can explain."""
+    if study.base is None or cell is study.base:
+        return False
+    try:
+        first, second = (datetime.fromisoformat(each.record.time) for each in (study.base, cell))
+        gap_s = abs((first - second).total_seconds())
+    except (TypeError, ValueError):
+        return False
+    measured_s = sum(max(block.wall_s) for each in study.cells for block in each.blocks)
+    return gap_s > 600 + 2 * measured_s
