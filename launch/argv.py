@@ -1,0 +1,97 @@
+"""Flags to frozen dataclasses and back: the only file that imports the command-line library."""
+
+import dataclasses
+import io
+import re
+import sys
+from collections.abc import Sequence
+from contextlib import redirect_stderr
+from typing import Any, TypeVar, get_args
+
+Config = TypeVar("Config")
+
+
+class UsageError(Exception):
+    """A mistake in the command, already in one sentence for the person who made it."""
+
+
+def _integers(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise ValueError(f"expected whole numbers separated by commas, such as 1,2,4, got {text!r}") from None
+
+
+def _one_line(box: str) -> str:
+    """The sentences of tyro's error boxes, without frames, the advice to read the help, and line breaks."""
+    lines = [re.sub(r"[│╭╮╰╯─]", " ", line).strip() for line in box.splitlines()]
+    titles = {"Value error", "Invalid choice", "Unrecognized options", "Missing value", "Required options"}
+    kept = [line for line in lines if line and line not in titles and not line.startswith("For full helptext")]
+    text = re.sub(r"\s+", " ", " ".join(kept)).removeprefix("Error parsing ")
+    return text.partition(" Argument helptext:")[0]
+
+
+def parse(kind: type[Config], argv: Sequence[str], *, prog: str, description: str) -> Config:
+    """A dataclass from flags. Nested dataclasses are flat on the command line; the string under a field is its help.
+
+    Raises UsageError for flags that do not fit, SystemExit(0) after --help.
+    """
+    import tyro
+    from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
+
+    registry = ConstructorRegistry()
+
+    @registry.primitive_rule
+    def comma_separated(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
+        if get_args(info.type) != (int, Ellipsis):
+            return None
+        return PrimitiveConstructorSpec(
+            nargs=1,
+            metavar="N,N,...",
+            instance_from_str=lambda parts: _integers(parts[0]),
+            is_instance=lambda value: isinstance(value, tuple),
+            str_from_instance=lambda value: [",".join(map(str, value))],
+        )
+
+    complaint = io.StringIO()
+    try:
+        with redirect_stderr(complaint):
+            return tyro.cli(
+                kind,
+                prog=prog,
+                description=description,
+                args=list(argv),
+                config=(tyro.conf.OmitArgPrefixes,),
+                registry=registry,
+            )
+    except SystemExit as stop:
+        if stop.code in (0, None):
+            raise
+        raise UsageError(f"{prog}: {_one_line(complaint.getvalue())} (see {prog} --help)") from None
+
+
+def _flags(name: str, value: Any) -> list[str]:
+    flag = "--" + name.replace("_", "-")
+    if isinstance(value, bool):
+        return [flag if value else f"--no-{flag.removeprefix('--')}"]
+    if isinstance(value, tuple):
+        return [flag, ",".join(map(str, value))]
+    return [flag, str(value)]
+
+
+def to_argv(config: Any) -> list[str]:
+    """The shortest flags from which `parse` makes this dataclass again: those that differ from their defaults."""
+    flags: list[str] = []
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            flags += to_argv(value)
+        elif value != field.default:
+            flags += _flags(field.name, value)
+    return flags
+
+
+def fail(message: object) -> int:
+    """Print one line for the person at the terminal; returns the exit code of a mistake in the command."""
+    print(f"ringmark: {message}", file=sys.stderr)
+    return 2

@@ -1,0 +1,90 @@
+"""The command `ringmark`: a word to a function, nothing else."""
+
+import sys
+from collections.abc import Callable, Sequence
+
+from launch.guard import check_not_shadowed
+
+USAGE = """usage: ringmark COMMAND [OPTIONS]
+
+  train     train a model on this machine: prints the torchrun line, then runs it
+  bench     measure: `ringmark bench scaling --model resnet18-cifar --ranks 1,2`
+  report    write report.md and report.html from a folder's records, and print them
+  submit    the same as a SLURM job: `ringmark submit --site NAME --nodes 2 -- train ...`
+  list      what there is: models, data, cases, strategies, sites
+  demo      train and measure on this machine in a few minutes
+
+`ringmark COMMAND --help` tells the options of a command. Inside a launch of your own:
+  torchrun --nproc_per_node=2 -m launch.train --model resnet18-cifar --data imagefolder --data-dir DIR"""
+
+
+def _train(argv: Sequence[str]) -> int:
+    from launch.commands import train
+
+    return train(argv)
+
+
+def _bench(argv: Sequence[str]) -> int:
+    from launch.benchmark import parse_case, run_case
+    from launch.commands import show_report
+
+    case, options = parse_case(argv, prog="ringmark bench")
+    code = run_case(argv[0], case, options)
+    return code if code in (2, 130) else show_report(options.out) or code
+
+
+def _report(argv: Sequence[str]) -> int:
+    from launch.commands import report
+
+    return report(argv)
+
+
+def _submit(argv: Sequence[str]) -> int:
+    from launch.commands import submit
+
+    return submit(argv)
+
+
+def _list(argv: Sequence[str]) -> int:
+    from launch.commands import list_things
+
+    return list_things(argv)
+
+
+def _demo(argv: Sequence[str]) -> int:
+    from launch.demo import demo
+
+    return demo(argv)
+
+
+COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
+    "train": _train,
+    "bench": _bench,
+    "report": _report,
+    "submit": _submit,
+    "list": _list,
+    "demo": _demo,
+}
+
+
+def run(argv: Sequence[str]) -> int:
+    """Run one command -> its exit code."""
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(USAGE)
+        return 0 if argv else 2
+    if argv[0] not in COMMANDS:
+        raise ValueError(f"expected a command ({', '.join(COMMANDS)}), got {argv[0]!r}; see ringmark --help")
+    return COMMANDS[argv[0]](argv[1:])
+
+
+def console() -> int:
+    """Entry of the console command: a person's mistake is one line and exit code 2."""
+    from launch.argv import UsageError, fail
+
+    try:
+        check_not_shadowed()
+        return run(sys.argv[1:])
+    except (UsageError, ValueError) as error:
+        return fail(error)
+    except KeyboardInterrupt:
+        return 130

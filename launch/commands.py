@@ -1,0 +1,113 @@
+"""The commands behind `ringmark` that are short enough to stand together."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ddp.config import TrainConfig, require
+from launch.argv import parse, to_argv
+
+
+@dataclass(frozen=True, kw_only=True)
+class LaunchOptions:
+    """Processes on this machine."""
+
+    nproc_per_node: int = 1
+    """Ranks to start, one per GPU where there are GPUs."""
+
+    def __post_init__(self) -> None:
+        require(self.nproc_per_node >= 1, "--nproc-per-node of at least 1", self.nproc_per_node, "such as 2")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainCommand:
+    """Flags of `ringmark train`."""
+
+    launch: LaunchOptions = field(default_factory=LaunchOptions)
+    train: TrainConfig = field(default_factory=TrainConfig)
+
+
+def train(argv: Sequence[str]) -> int:
+    """Check everything that can be checked here, print the torchrun line, and become it."""
+    from launch.preflight import check_training
+    from launch.torchrun import Launch, replace_this_process
+
+    command = parse(TrainCommand, argv, prog="ringmark train", description="Train one model on this machine.")
+    check_training(command.train, command.launch.nproc_per_node)
+    launch = Launch(
+        nproc_per_node=command.launch.nproc_per_node, module="launch.train", argv=tuple(to_argv(command.train))
+    )
+    print(launch.shown(), flush=True)
+    replace_this_process(launch)
+
+
+def show_report(folder: Path) -> int:
+    """Write a folder's reports, print them, and say where they are."""
+    from rich.console import Console
+
+    from bench.report import terminal, write_report
+
+    summary = write_report(folder)
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 140)
+    console.print(terminal(summary))
+    print(f"report: {folder / 'report.html'}")
+    return 0
+
+
+def report(argv: Sequence[str]) -> int:
+    """`ringmark report DIR`."""
+    folders = [word for word in argv if not word.startswith("-")]
+    if len(folders) != 1 or len(argv) != 1:
+        raise ValueError(f"expected one folder with records, got {len(argv)} arguments; ringmark report runs/demo")
+    return show_report(Path(folders[0]))
+
+
+def _worker(words: Sequence[str], ranks: int) -> tuple[str, ...]:
+    """The worker module and its flags behind `train ...` or `bench CASE ...`, checked for that many ranks."""
+    from launch.benchmark import parse_case
+    from launch.preflight import check_training
+
+    if words and words[0] == "train":
+        config = parse(TrainConfig, words[1:], prog="ringmark submit ... -- train", description="Train one model.")
+        check_training(config, ranks)
+        return ("launch.train", *to_argv(config))
+    if words and words[0] == "bench":
+        case, options = parse_case(words[1:], prog="ringmark submit ... -- bench")
+        needed = case.world_size(options)
+        require(needed == ranks, f"as many ranks as the benchmark's {needed}", ranks, "change --ranks or --nodes")
+        return ("launch.measure", words[1], *to_argv(options))
+    got = " ".join(words) or "nothing"
+    raise ValueError(f"expected train or bench after --, got {got}; ringmark submit --site NAME -- train --model ...")
+
+
+def submit(argv: Sequence[str]) -> int:
+    """`ringmark submit OPTIONS -- train|bench ...`: check the command here, then hand it to SLURM."""
+    from launch.submit import SubmitOptions, nproc_per_node
+    from launch.submit import submit as submit_job
+
+    words = list(argv)
+    own, inner = (words[: words.index("--")], words[words.index("--") + 1 :]) if "--" in words else (words, [])
+    description = "Run `train ...` or `bench ...`, given after --, as a SLURM job."
+    options = parse(SubmitOptions, own, prog="ringmark submit", description=description)
+    return submit_job(options, _worker(inner, options.nodes * nproc_per_node(options)))
+
+
+def list_things(argv: Sequence[str]) -> int:
+    """`ringmark list models|data|cases|strategies|sites`."""
+    from ddp import discover
+    from launch.sites import site_names
+    from models import zoo
+
+    listings = {
+        "models": lambda: [*zoo.own_names(), *zoo.torchvision_names()],
+        "data": lambda: discover.names("ddp.datasets"),
+        "cases": lambda: discover.names("bench.cases"),
+        "strategies": lambda: discover.names("ddp.strategies"),
+        "sites": site_names,
+    }
+    if len(argv) != 1 or argv[0] not in listings:
+        got = " ".join(argv) or "nothing"
+        raise ValueError(f"expected one of {', '.join(listings)}, got {got}; ringmark list models")
+    print("\n".join(listings[argv[0]]()))
+    return 0

@@ -1,0 +1,28 @@
+"""What can be known to be wrong before any process is started. Imports no torch, so the answer is instant."""
+
+from ddp import discover
+from ddp.config import TrainConfig, require
+from models import zoo
+
+
+def check_training(config: TrainConfig, world_size: int) -> None:
+    """Raise ValueError, in one sentence, if this run cannot work on that many ranks."""
+    zoo.check_name(config.model)
+    if config.strategy != "auto":
+        known = discover.names("ddp.strategies")
+        if config.strategy not in known:
+            raise discover.unknown("strategy", config.strategy, ["auto", *known], "choose one of them")
+    global_batch = config.global_batch(world_size)
+    samples = discover.find("ddp.datasets", config.input.data, kind="data set").count(config.input)
+    require(
+        samples >= world_size,
+        f"at least one training sample for each of the {world_size} ranks",
+        samples,
+        "use fewer ranks or more data",
+    )
+    require(
+        not config.drop_last or samples >= global_batch,
+        f"at least one full batch of {global_batch} training samples with --drop-last",
+        samples,
+        "use a smaller batch",
+    )
