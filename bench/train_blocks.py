@@ -1,16 +1,15 @@
 """Timed blocks of training steps, of several cells that take turns."""
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from itertools import repeat
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
 from bench.cell import Cell
 from bench.clock import Block, timed_block
+from bench.failure import recorded
 from bench.options import BenchOptions
 from bench.record import Record, append
 from ddp.config import OptimConfig, TrainConfig
@@ -19,8 +18,6 @@ from ddp.loader import Batch
 from ddp.loop import Trainer, make_trainer, train_steps
 from models import zoo
 
-LOST_PEER = ("Connection closed by peer", "Connection reset by peer", "Broken pipe")
-"""What gloo says on a rank that was waiting for one that is gone."""
 LARGEST_BLOCK = 500
 """Steps in a block at most, so that the records of very fast models stay readable."""
 
@@ -99,29 +96,6 @@ class Subject:
         }
 
 
-def classify(error: BaseException) -> tuple[Literal["oom", "failed"], str]:
-    """(status, sentence) of a failed cell."""
-    text = f"{type(error).__name__}: {error}".splitlines()[0]
-    out_of_memory = isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator: can't allocate" in str(error)
-    return ("oom" if out_of_memory else "failed"), text
-
-
-@contextmanager
-def _recorded(options: BenchOptions, cell: Cell, case: str, environment: dict[str, Any]) -> Iterator[None]:
-    """Write down why a cell failed before the error ends this process."""
-    try:
-        yield
-    except Exception as error:
-        if any(words in str(error) for words in LOST_PEER):
-            raise  # another rank failed first, and says why if it can
-        status, text = classify(error)
-        append(
-            options.out,
-            Record(case=case, cell=asdict(cell), status=status, error=text, environment=environment),
-        )
-        raise
-
-
 def measure_in_turns(
     options: BenchOptions, cells: list[Cell], ctx: DistContext, environment: dict[str, Any], *, case: str
 ) -> None:
@@ -133,7 +107,7 @@ def measure_in_turns(
     subjects: list[Subject | None] = []
     for cell in cells:
         group = ctx.first(cell.ranks)
-        with _recorded(options, cell, case, environment):
+        with recorded(options.out, case, asdict(cell), environment):
             subject = None if group is None else Subject(cell, group, alone=len(cells) == 1)
             if subject is not None:
                 subject.warm_up(options.warmup_steps, options.block_s)
@@ -144,7 +118,7 @@ def measure_in_turns(
             ctx.barrier()
             subject = subjects[position]
             if subject is not None:
-                with _recorded(options, cells[position], case, environment):
+                with recorded(options.out, case, asdict(cells[position]), environment):
                     subject.blocks.append(subject.run(subject.steps))
     for cell, subject in zip(cells, subjects, strict=True):
         if subject is not None:

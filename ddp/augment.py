@@ -66,12 +66,28 @@ class Augment:
                 images = pad(images, (padding,) * 4)
             top = ((bits & 0xFFFF) * choices) >> 16
             left = ((_shifted(bits, 16) & 0xFFFF) * choices) >> 16
-            windows = images.unfold(2, self.size, 1).unfold(3, self.size, 1)  # a view: [N, C, top, left, size, size]
-            images = windows[torch.arange(len(images), device=images.device), :, top, left]
+            images = _windows(images, top, left, self.size)
         if self.flip:
-            mirrored = (_shifted(bits, 32) & 1).bool().view(-1, 1, 1, 1)
-            images = torch.where(mirrored, images.flip(3), images)
+            position = torch.arange(len(images), device=images.device)
+            mirrored = _shifted(bits, 32) & 1
+            images = torch.cat([images, images.flip(3)]).index_select(0, position + len(images) * mirrored)
         return images
+
+
+def _windows(images: Tensor, top: Tensor, left: Tensor, size: int) -> Tensor:
+    """One window of each image. images [N, C, H, W], top and left int64 [N] -> [N, C, size, size].
+
+    A view of the memory in which every row of `size` pixels, at any place, is a row: one index_select then copies whole
+    rows, which on a CPU is several times faster than indexing with top and left.
+    """
+    images = images.contiguous()
+    count, channels, height, width = images.shape
+    device = images.device
+    rows = images.as_strided((images.numel() - size + 1, size), (1, 1))
+    first = torch.arange(count, device=device) * (channels * height * width) + top * width + left
+    within = torch.arange(channels, device=device).view(-1, 1) * (height * width)
+    within = within + torch.arange(size, device=device) * width
+    return rows.index_select(0, (first.view(-1, 1, 1) + within).view(-1)).view(count, channels, size, size)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,8 +102,13 @@ class Normalize:
 
     def __call__(self, images: Tensor) -> Tensor:
         """uint8 [N, C, H, W] -> float32 [N, C, H, W]."""
-        floats = images.to(torch.float32, memory_format=self.memory_format)
-        return floats.mul_(self.scale).add_(self.shift)
+        if self.memory_format != torch.channels_last:
+            return images.to(torch.float32).mul_(self.scale).add_(self.shift)
+        # Whole rows of pixels at a time: three values per pixel are too short a run for a CPU's vector units.
+        count, channels, height, width = images.shape
+        rows = images.permute(0, 2, 3, 1).reshape(count, height, width * channels).to(torch.float32)
+        rows.mul_(self.scale.view(-1).repeat(width)).add_(self.shift.view(-1).repeat(width))
+        return rows.view(count, height, width, channels).permute(0, 3, 1, 2)
 
 
 def normalize_for(dataset: Dataset, device: torch.device, memory_format: torch.memory_format) -> Normalize:

@@ -8,10 +8,14 @@ from typing import Literal
 DEFAULT_GLOBAL_BATCH_SIZE = 128
 
 
+class Mistake(ValueError):
+    """Something that a person asked for cannot be: one sentence says what was expected, what was got and what to do."""
+
+
 def require(condition: bool, expected: str, got: object, remedy: str) -> None:
-    """Raise ValueError with what was expected, what was got and what to do, unless `condition` holds."""
+    """Raise Mistake with what was expected, what was got and what to do, unless `condition` holds."""
     if not condition:
-        raise ValueError(f"expected {expected}, got {got}; {remedy}")
+        raise Mistake(f"expected {expected}, got {got}; {remedy}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,7 +140,7 @@ class TrainConfig:
         )
 
     def global_batch(self, world_size: int) -> int:
-        """Samples in a step of all ranks. Raises ValueError if the ranks cannot share them equally."""
+        """Samples in a step of all ranks. Raises Mistake if the ranks cannot share them equally."""
         if self.batch_size is not None:
             return self.batch_size * world_size
         size = self.global_batch_size or DEFAULT_GLOBAL_BATCH_SIZE

@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from ddp.config import Mistake
 from ddp.env import RankInfo
 
 
@@ -74,12 +75,12 @@ class DistContext:
 
 
 def pick_device(choice: Literal["auto", "cpu", "cuda"], info: RankInfo) -> torch.device:
-    """The device of this rank. Raises ValueError if it asks for a GPU that is not there."""
+    """The device of this rank. Raises Mistake if it asks for a GPU that is not there."""
     gpus = torch.cuda.device_count() if choice != "cpu" else 0
     if choice == "cpu" or (choice == "auto" and gpus == 0):
         return torch.device("cpu")
     if info.local_world_size > gpus:
-        raise ValueError(
+        raise Mistake(
             f"expected a GPU for each of the {info.local_world_size} ranks of this machine, got {gpus} visible GPUs; "
             f"start {max(gpus, 1)} ranks, or add --device cpu"
         )

@@ -6,6 +6,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 
+from ddp.config import Mistake
+
 
 def names(package: str) -> list[str]:
     """The names that a package offers, sorted: its files, without those that start with an underscore."""
@@ -16,16 +18,16 @@ def names(package: str) -> list[str]:
     return sorted(path.stem.replace("_", "-") for path in files if not path.stem.startswith("_"))
 
 
-def unknown(kind: str, name: str, known: list[str], remedy: str) -> ValueError:
+def unknown(kind: str, name: str, known: list[str], remedy: str) -> Mistake:
     """The error for a name that does not exist, with the nearest ones that do."""
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}?" if near else remedy
     shown = ", ".join(known) if len(known) <= 12 else f"one of {len(known)} names"
-    return ValueError(f"expected a {kind} ({shown}), got {name!r}; {hint}")
+    return Mistake(f"expected a {kind} ({shown}), got {name!r}; {hint}")
 
 
 def find(package: str, name: str, *, kind: str) -> ModuleType:
-    """Import the file of that name. Raises ValueError with the names that exist if there is none."""
+    """Import the file of that name. Raises Mistake with the names that exist if there is none."""
     known = names(package)
     if name not in known:
         raise unknown(kind, name, known, f"add {package.replace('.', '/')}/{name}.py or choose one")

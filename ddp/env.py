@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from ddp.config import Mistake
+
 
 @dataclass(frozen=True, kw_only=True)
 class RankInfo:
@@ -30,13 +32,13 @@ ALONE = RankInfo(rank=0, world_size=1, local_rank=0, local_world_size=1, node_ra
 def read_rank(environ: Mapping[str, str]) -> RankInfo:
     """Parse torchrun's variables; none of them set means one process that runs alone.
 
-    Raises ValueError if only some are set, or if one is not a whole number.
+    Raises Mistake if only some are set, or if one is not a whole number.
     """
     missing = [name for name in VARIABLES.values() if name not in environ]
     if len(missing) == len(VARIABLES):
         return ALONE
     if missing:
-        raise ValueError(
+        raise Mistake(
             f"expected all of {', '.join(VARIABLES.values())} in the environment, missing {', '.join(missing)}; "
             "start with torchrun, or unset the others"
         )
@@ -44,6 +46,6 @@ def read_rank(environ: Mapping[str, str]) -> RankInfo:
         numbers = {field: int(environ[name]) for field, name in VARIABLES.items()}
         return RankInfo(launched=True, **numbers)
     except ValueError as error:
-        raise ValueError(
+        raise Mistake(
             f"expected whole numbers in {', '.join(VARIABLES.values())}, got {error}; start with torchrun"
         ) from None

@@ -77,7 +77,7 @@ def fit(
 ) -> tuple[Trainer, list[dict[str, Any]]]:
     """Train a model and evaluate it after every epoch -> the trainer, and one dict of plain numbers per epoch.
 
-    Raises ValueError if the data cannot be shared among the ranks, NonFiniteLossError if training diverged.
+    Raises Mistake if the data cannot be shared among the ranks, NonFiniteLossError if training diverged.
     """
     shares = (
         TrainBatches(

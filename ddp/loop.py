@@ -36,7 +36,7 @@ class Trainer:
 def make_trainer(module: nn.Module, config: TrainConfig, ctx: DistContext, total_steps: int) -> Trainer:
     """Put a model on its device and make it data parallel. The order matters: parameters must not move afterwards.
 
-    Raises ValueError if the strategy is unknown or does not fit the number of ranks.
+    Raises Mistake if the strategy is unknown or does not fit the number of ranks.
     """
     name = config.strategy
     if name == "auto":

@@ -25,7 +25,12 @@ class Monitor(Protocol):
 
 
 class Silent:
-    """Ranks that print nothing."""
+    """Ranks that print nothing; a context manager, as the display is."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None: ...
 
     def start_epoch(self, epoch: int, steps: int) -> None: ...
 

@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ddp.config import Mistake
+
 
 class Share(NamedTuple):
     """This rank's part of one step's batch."""
@@ -39,7 +41,7 @@ class TrainBatches:
         smallest = self.global_batch if self.drop_last else self.world_size
         if self.samples < smallest:
             what = "one full batch (--drop-last)" if self.drop_last else "one sample for each rank"
-            raise ValueError(
+            raise Mistake(
                 f"expected at least {smallest} training samples, {what}, got {self.samples}; "
                 "use fewer ranks, a smaller batch, or more data"
             )

@@ -12,6 +12,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ddp.config import Mistake
+
 CONVERTIBLE = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
@@ -139,7 +141,7 @@ def _converted(old: nn.Module, group: dist.ProcessGroup, device: torch.device) -
 def convert_sync_batchnorm(module: nn.Module, group: dist.ProcessGroup, device: torch.device) -> nn.Module:
     """Replace every BatchNorm of a model by one over all ranks, in place; parameters and buffers stay the same tensors.
 
-    A layer that is used under several names stays one layer. Raises ValueError for a layer that is derived from
+    A layer that is used under several names stays one layer. Raises Mistake for a layer that is derived from
     BatchNorm (its own forward would be lost) or that has hooks.
     """
     replaced: dict[int, nn.Module] = {}
@@ -150,12 +152,12 @@ def convert_sync_batchnorm(module: nn.Module, group: dist.ProcessGroup, device: 
         if isinstance(old, nn.SyncBatchNorm | CpuSyncBatchNorm) or not isinstance(old, _BatchNorm):
             return old
         if type(old) not in CONVERTIBLE:
-            raise ValueError(
+            raise Mistake(
                 f"expected plain BatchNorm layers for --sync-bn, got {type(old).__name__} at {name or 'the top'}, "
                 "whose own forward pass would be lost; build the model from nn.BatchNorm1d/2d/3d or omit --sync-bn"
             )
         if old._forward_hooks or old._forward_pre_hooks:
-            raise ValueError(
+            raise Mistake(
                 f"expected BatchNorm layers without hooks for --sync-bn, got hooks at {name}; add them after wrapping"
             )
         replaced[id(old)] = _converted(old, group, device)

@@ -11,6 +11,10 @@ from typing import Any, TypeVar, get_args
 Config = TypeVar("Config")
 
 
+MISTAKE = 2
+"""Exit code of a mistake in the command or the data."""
+
+
 class UsageError(Exception):
     """A mistake in the command, already in one sentence for the person who made it."""
 
@@ -94,4 +98,4 @@ def to_argv(config: Any) -> list[str]:
 def fail(message: object) -> int:
     """Print one line for the person at the terminal; returns the exit code of a mistake in the command."""
     print(f"ringmark: {message}", file=sys.stderr)
-    return 2
+    return MISTAKE

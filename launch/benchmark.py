@@ -13,7 +13,7 @@ from launch.torchrun import Launch, run
 
 
 def parse_case(argv: Sequence[str], *, prog: str) -> tuple[ModuleType, Any]:
-    """The benchmark named first, and its options. Raises UsageError or ValueError for a person's mistake."""
+    """The benchmark named first, and its options. Raises UsageError, Mistake or ModelMistake for a person's mistake."""
     known = discover.names("bench.cases")
     if not argv or argv[0].startswith("-"):
         raise UsageError(
@@ -25,14 +25,14 @@ def parse_case(argv: Sequence[str], *, prog: str) -> tuple[ModuleType, Any]:
 
 
 def wanted_cells(case: ModuleType, options: Any) -> list[Any]:
-    """The cells of a benchmark, or those that `--only` names. Raises ValueError if it names others."""
+    """The cells of a benchmark, or those that `--only` names. Raises UsageError if it names others."""
     cells: list[Any] = case.cells(options)
     if not options.only:
         return cells
     keys = options.only.split(",")
     unknown = set(keys) - {cell.key for cell in cells}
     if unknown:
-        raise ValueError(
+        raise UsageError(
             f"expected keys of this benchmark's cells in --only, got {', '.join(sorted(unknown))}; leave it out"
         )
     return [cell for cell in cells if cell.key in keys]

@@ -69,11 +69,13 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
 
 def run(argv: Sequence[str]) -> int:
     """Run one command -> its exit code."""
+    from launch.argv import UsageError
+
     if not argv or argv[0] in ("-h", "--help", "help"):
         print(USAGE)
         return 0 if argv else 2
     if argv[0] not in COMMANDS:
-        raise ValueError(f"expected a command ({', '.join(COMMANDS)}), got {argv[0]!r}; see ringmark --help")
+        raise UsageError(f"expected a command ({', '.join(COMMANDS)}), got {argv[0]!r}; see ringmark --help")
     return COMMANDS[argv[0]](argv[1:])
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ddp.config import TrainConfig, require
-from launch.argv import parse, to_argv
+from launch.argv import UsageError, parse, to_argv
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +59,7 @@ def report(argv: Sequence[str]) -> int:
     """`ringmark report DIR`."""
     folders = [word for word in argv if not word.startswith("-")]
     if len(folders) != 1 or len(argv) != 1:
-        raise ValueError(f"expected one folder with records, got {len(argv)} arguments; ringmark report runs/demo")
+        raise UsageError(f"expected one folder with records, got {len(argv)} arguments; ringmark report runs/demo")
     return show_report(Path(folders[0]))
 
 
@@ -78,7 +78,7 @@ def _worker(words: Sequence[str], ranks: int) -> tuple[str, ...]:
         require(needed == ranks, f"as many ranks as the benchmark's {needed}", ranks, "change --ranks or --nodes")
         return ("launch.measure", words[1], *to_argv(options))
     got = " ".join(words) or "nothing"
-    raise ValueError(f"expected train or bench after --, got {got}; ringmark submit --site NAME -- train --model ...")
+    raise UsageError(f"expected train or bench after --, got {got}; ringmark submit --site NAME -- train --model ...")
 
 
 def submit(argv: Sequence[str]) -> int:
@@ -108,6 +108,6 @@ def list_things(argv: Sequence[str]) -> int:
     }
     if len(argv) != 1 or argv[0] not in listings:
         got = " ".join(argv) or "nothing"
-        raise ValueError(f"expected one of {', '.join(listings)}, got {got}; ringmark list models")
+        raise UsageError(f"expected one of {', '.join(listings)}, got {got}; ringmark list models")
     print("\n".join(listings[argv[0]]()))
     return 0

@@ -1,5 +1,6 @@
 """Refuse to run with a foreign package of one of our names, such as a folder `models` where the user stands."""
 
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -23,3 +24,12 @@ def check_not_shadowed() -> None:
                 f"expected ringmark's own package {package}, got {foreign[0]}, which is in the way; "
                 "run from another folder, or with PYTHONSAFEPATH=1 and without that folder in PYTHONPATH"
             )
+
+
+def refuse_foreign_packages() -> None:
+    """End with one line and exit code 2 if another package is in the way; for entries that cannot import ours yet."""
+    try:
+        check_not_shadowed()
+    except ValueError as error:
+        print(f"ringmark: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -4,20 +4,21 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from launch.guard import check_not_shadowed
+from launch.guard import refuse_foreign_packages
 
 if TYPE_CHECKING:
     from ddp.env import RankInfo
 
 
 def prepare(argv: Sequence[str], info: "RankInfo") -> Callable[[], int]:
-    """Read and check the flags -> the work of this rank. Raises UsageError or ValueError for a person's mistake."""
+    """Read and check the flags -> the work of this rank. Raises what `run_worker` tells a person."""
+    from launch.argv import UsageError
     from launch.benchmark import parse_case, wanted_cells
 
     case, options = parse_case(argv, prog="launch.measure")
     needed = case.world_size(options)
     if info.world_size != needed:
-        raise ValueError(
+        raise UsageError(
             f"expected {needed} ranks for these flags, got {info.world_size}; "
             f"start with torchrun --nproc_per_node={needed}"
         )
@@ -37,15 +38,13 @@ def prepare(argv: Sequence[str], info: "RankInfo") -> Callable[[], int]:
 
 def main() -> int:
     """Measure; returns the exit code."""
-    try:
-        check_not_shadowed()
-    except ValueError as error:
-        print(f"ringmark: {error}", file=sys.stderr)
-        return 2
     from launch.worker import run_worker
 
     return run_worker(lambda info: prepare(sys.argv[1:], info))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    refuse_foreign_packages()
+    from launch.worker import end_with
+
+    end_with(main)

@@ -6,7 +6,7 @@ from models import zoo
 
 
 def check_training(config: TrainConfig, world_size: int) -> None:
-    """Raise ValueError, in one sentence, if this run cannot work on that many ranks."""
+    """Raise Mistake or ModelMistake if this run cannot work on that many ranks."""
     zoo.check_name(config.model)
     if config.strategy != "auto":
         known = discover.names("ddp.strategies")

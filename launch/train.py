@@ -5,55 +5,88 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from launch.guard import check_not_shadowed
+from launch.guard import refuse_foreign_packages
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from ddp.config import TrainConfig
     from ddp.context import DistContext
     from ddp.env import RankInfo
+    from ddp.source import Dataset
+
+NON_FINITE = 5
+"""Exit code: the loss became infinite or not a number."""
 
 
-def _train(config: "TrainConfig", ctx: "DistContext") -> int:
+def _load(config: "TrainConfig") -> tuple["nn.Module", "Dataset"]:
+    """The model and the data that it is built for."""
     import torch
 
-    from bench.environment import capture
-    from bench.record import Record, append
     from ddp.discover import find
-    from ddp.fit import fit, save_model
-    from ddp.progress import Display, Silent
-    from launch.revision import revision
     from models import zoo
 
     spec = zoo.find(config.model)
     dataset = find("ddp.datasets", config.input.data, kind="data set").load(config.input, spec.shape, spec.classes)
     torch.manual_seed(config.seed)
-    module = zoo.build(spec, dataset.shape, len(dataset.classes))
-    environment = capture(ctx) | revision()
+    return zoo.build(spec, dataset.shape, len(dataset.classes)), dataset
+
+
+def _fit(config: "TrainConfig", ctx: "DistContext", module: "nn.Module", dataset: "Dataset") -> dict[str, Any]:
+    """Train, save the model -> the raw numbers of the run's record."""
+    from ddp.fit import fit, save_model
+    from ddp.progress import Display, Silent
+
     out = config.out if ctx.is_main else None
-    if ctx.is_main:
-        with Display(config.epochs, out) as display:
-            trainer, epochs = fit(module, dataset, config, ctx, display)
-    else:
-        trainer, epochs = fit(module, dataset, config, ctx, Silent())
+    with Display(config.epochs, out) if ctx.is_main else Silent() as monitor:
+        trainer, epochs = fit(module, dataset, config, ctx, monitor)
     if out is not None:
         save_model(out / "model.pt", trainer.module)
-        cell: dict[str, Any] = asdict(config) | {
-            "ranks": ctx.world_size,
-            "global_batch_size": config.global_batch(ctx.world_size),
-        }
-        raw = {
-            "parameters": sum(parameter.numel() for parameter in trainer.module.parameters()),
-            "train_samples": len(dataset.train),
-            "test_samples": len(dataset.test),
-            "skipped_steps": trainer.skipped_steps,
-            "epochs": epochs,
-        }
-        append(out, Record(case="fit", cell=cell, status="ok", raw=raw, environment=environment))
-    return 0
+    return {
+        "parameters": sum(parameter.numel() for parameter in trainer.module.parameters()),
+        "train_samples": len(dataset.train),
+        "test_samples": len(dataset.test),
+        "skipped_steps": trainer.skipped_steps,
+        "epochs": epochs,
+    }
+
+
+def _train(config: "TrainConfig", ctx: "DistContext") -> int:
+    """Train and leave a record, also of a failure -> the exit code."""
+    from bench.environment import capture
+    from bench.failure import recorded
+    from bench.record import Record, append
+    from ddp.config import Mistake
+    from ddp.fit import NonFiniteLossError
+    from launch.argv import MISTAKE
+    from launch.revision import revision
+    from launch.worker import said_once
+    from models.spec import ModelMistake
+
+    mistake = None
+    try:
+        module, dataset = _load(config)
+    except (Mistake, ModelMistake) as error:
+        mistake = error
+    if said_once(ctx, mistake):
+        return MISTAKE
+    environment = capture(ctx) | revision()
+    cell = asdict(config) | {"ranks": ctx.world_size, "global_batch_size": config.global_batch(ctx.world_size)}
+    outcome: dict[str, Any]
+    try:
+        with recorded(config.out, "fit", cell, environment):
+            outcome = {"status": "ok", "raw": _fit(config, ctx, module, dataset)}
+    except NonFiniteLossError as error:  # every rank has it, and rank 0 tells
+        outcome = {"status": "failed", "error": str(error)}
+        if ctx.is_main:
+            print(f"ringmark: {error}", file=sys.stderr)
+    if config.out is not None and ctx.is_main:
+        append(config.out, Record(case="fit", cell=cell, environment=environment, **outcome))
+    return 0 if outcome["status"] == "ok" else NON_FINITE
 
 
 def prepare(argv: Sequence[str], info: "RankInfo") -> Callable[[], int]:
-    """Read and check the flags -> the work of this rank. Raises UsageError or ValueError for a person's mistake."""
+    """Read and check the flags -> the work of this rank. Raises what `run_worker` tells a person."""
     from ddp.config import TrainConfig
     from launch.argv import parse
     from launch.preflight import check_training
@@ -74,15 +107,13 @@ def prepare(argv: Sequence[str], info: "RankInfo") -> Callable[[], int]:
 
 def main() -> int:
     """Train; returns the exit code."""
-    try:
-        check_not_shadowed()
-    except ValueError as error:
-        print(f"ringmark: {error}", file=sys.stderr)
-        return 2
     from launch.worker import run_worker
 
     return run_worker(lambda info: prepare(sys.argv[1:], info))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    refuse_foreign_packages()
+    from launch.worker import end_with
+
+    end_with(main)

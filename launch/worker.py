@@ -1,11 +1,19 @@
 """What every worker entry does around its work: who am I, is it a person's mistake, and one exit code."""
 
+import multiprocessing
 import os
 import sys
+import traceback
 from collections.abc import Callable
+from typing import TYPE_CHECKING, NoReturn
 
+from ddp.config import Mistake
 from ddp.env import RankInfo, read_rank
-from launch.argv import UsageError, fail
+from launch.argv import MISTAKE, UsageError, fail
+from models.spec import ModelMistake
+
+if TYPE_CHECKING:
+    from ddp.context import DistContext
 
 
 def run_worker(prepare: Callable[[RankInfo], Callable[[], int]]) -> int:
@@ -14,16 +22,42 @@ def run_worker(prepare: Callable[[RankInfo], Callable[[], int]]) -> int:
     `prepare(info)` reads flags and checks them, alike on every rank: of its mistakes only rank 0 speaks. The function
     it returns does the work, where a mistake (a broken image, say) may be one rank's alone: that rank speaks.
     """
-    rank = int(os.environ.get("RANK", "0") or 0) if os.environ.get("RANK", "0").isdigit() else 0
+    rank = os.environ.get("RANK", "0")
     try:
         work = prepare(read_rank(os.environ))
-    except (UsageError, ValueError) as error:
-        return fail(error) if rank == 0 else 2
+    except (UsageError, Mistake, ModelMistake) as error:
+        return fail(error) if rank == "0" else MISTAKE
     try:
         return work()
-    except ValueError as error:
+    except (Mistake, ModelMistake) as error:
         return fail(f"rank {rank}: {error}")
     except KeyboardInterrupt:
         return 130
-    finally:
-        sys.stdout.flush()
+
+
+def end_with(main: Callable[[], int]) -> NoReturn:
+    """Run an entry and end the process with its exit code, without Python's teardown.
+
+    In the teardown a thread of the communication library can ask for the interpreter that is going away, and the
+    process aborts after all its work is done; it also takes a few tenths of a second in every rank.
+    """
+    try:
+        code = main()
+    except SystemExit as stop:
+        code = stop.code if isinstance(stop.code, int) else 0
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    for child in multiprocessing.active_children():
+        child.terminate()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def said_once(ctx: "DistContext", mistake: Exception | None) -> bool:
+    """Whether any rank made a mistake; rank 0 tells the first. Every rank must call this."""
+    mistakes = [text for text in ctx.gather(None if mistake is None else str(mistake)) if text is not None]
+    if mistakes and ctx.is_main:
+        fail(mistakes[0])
+    return bool(mistakes)

@@ -2,17 +2,17 @@
 
 from torch import nn
 
-from models.spec import Shape, model
+from models.spec import ModelMistake, Shape, model
 
 SOURCE = "LeCun et al., 'Gradient-based learning applied to document recognition', 1998; ReLU and max pooling"
 
 
 @model(shape=(3, 32, 32), classes=10, parameters=62_006, source=SOURCE)
 def lenet5(shape: Shape, classes: int) -> nn.Module:
-    """LeNet-5. Raises ValueError unless images are 28 or 32 pixels high and wide."""
+    """LeNet-5. Raises ModelMistake unless images are 28 or 32 pixels high and wide."""
     channels, height, width = shape
     if height != width or height not in (28, 32):
-        raise ValueError(f"expected images of 28x28 or 32x32 for lenet5, got {height}x{width}; add --image-size 32")
+        raise ModelMistake(f"expected images of 28x28 or 32x32 for lenet5, got {height}x{width}; add --image-size 32")
     return nn.Sequential(
         nn.Conv2d(channels, 6, kernel_size=5, padding=(32 - height) // 2),
         nn.ReLU(inplace=True),

@@ -14,6 +14,10 @@ Build = Callable[[Shape, int], "nn.Module"]
 """(shape of one sample, number of classes) -> a model from [N, *shape] to logits [N, classes]."""
 
 
+class ModelMistake(ValueError):
+    """A model that does not exist or does not fit: one sentence says what was expected, what was got, what to do."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class ModelSpec:
     """A classifier that can be built for a data set's samples and classes."""

@@ -12,7 +12,7 @@ from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from models.spec import ModelSpec, Shape
+from models.spec import ModelMistake, ModelSpec, Shape
 
 if TYPE_CHECKING:
     from torch import nn
@@ -67,19 +67,21 @@ def _own_file(name: str) -> tuple[Path, str]:
     file, _, factory = name.rpartition(":")
     path = Path(file)
     if not path.is_file():
-        raise ValueError(f"expected a Python file before the colon in {name}, got no file {file}; check the path")
+        raise ModelMistake(f"expected a Python file before the colon in {name}, got no file {file}; check the path")
     try:
         names = _top_level_names(ast.parse(path.read_text()))
     except SyntaxError as error:
-        raise ValueError(f"expected Python in {file}, got a syntax error in line {error.lineno}; correct it") from None
+        raise ModelMistake(
+            f"expected Python in {file}, got a syntax error in line {error.lineno}; correct it"
+        ) from None
     if factory not in names:
         have = ", ".join(sorted(names)) or "nothing"
-        raise ValueError(f"expected a factory in {file} after the colon, got {factory!r}; the file has {have}")
+        raise ModelMistake(f"expected a factory in {file} after the colon, got {factory!r}; the file has {have}")
     return path, factory
 
 
 def check_name(name: str) -> None:
-    """Raise ValueError with the nearest names unless a model of that name exists. Imports no torch."""
+    """Raise ModelMistake with the nearest names unless a model of that name exists. Imports no torch."""
     if ".py:" in name:
         _own_file(name)
         return
@@ -87,7 +89,7 @@ def check_name(name: str) -> None:
     if name not in known:
         near = get_close_matches(name, known, n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(near)}?" if near else "see `ringmark list models`"
-        raise ValueError(
+        raise ModelMistake(
             f"expected a model (one of {len(known)} names, or path/to/file.py:factory), got {name!r}; {hint}"
         )
 
@@ -115,7 +117,7 @@ def _from_torchvision(name: str) -> ModelSpec:
         from torchvision.models import get_model
 
         if shape[0] != 3:
-            raise ValueError(
+            raise ModelMistake(
                 f"expected images of 3 channels for torchvision's {name}, got {shape[0]}; choose another model"
             )
         return get_model(name, weights=None, num_classes=classes, **options)
@@ -127,7 +129,7 @@ def _from_torchvision(name: str) -> ModelSpec:
 
 
 def find(name: str) -> ModelSpec:
-    """The model of that name. Raises ValueError if there is none."""
+    """The model of that name. Raises ModelMistake if there is none."""
     check_name(name)
     if ".py:" in name:
         return _from_file(name)
@@ -138,7 +140,7 @@ def find(name: str) -> ModelSpec:
 
 
 def build(spec: ModelSpec, shape: Shape, classes: int) -> "nn.Module":
-    """Build a model and try it on two blank samples. Raises ValueError if it does not fit the shape or the classes."""
+    """Build a model and try it on two blank samples. Raises ModelMistake if it does not fit shape and classes."""
     import torch
 
     module = spec.build(shape, classes)
@@ -146,13 +148,13 @@ def build(spec: ModelSpec, shape: Shape, classes: int) -> "nn.Module":
         with torch.no_grad():
             logits = module.eval()(torch.zeros(2, *shape))
     except RuntimeError as error:
-        raise ValueError(
+        raise ModelMistake(
             f"expected a model for samples of {'x'.join(map(str, shape))}, got {spec.name}, which fails on them "
             f"({str(error).splitlines()[0]}); choose another model or --image-size"
         ) from None
     if not isinstance(logits, torch.Tensor) or logits.shape != (2, classes):
         got = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
-        raise ValueError(
+        raise ModelMistake(
             f"expected logits of shape (2, {classes}) from {spec.name}, got {got}; it must be a classifier"
         )
     return module.train()

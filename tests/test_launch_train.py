@@ -101,11 +101,24 @@ def test_a_model_that_raises_on_one_rank_ends_the_run_with_its_rank_named(tmp_pa
         "    return Net(64, classes)\n"
     )
     done = start(
-        "launch", "train", "--nproc-per-node", "2", "--model", f"{tmp_path / 'mine.py'}:net", "--data", "digits"
+        "launch", "train", "--nproc-per-node", "2", "--model", f"{tmp_path / 'mine.py'}:net", "--data", "digits",
+        "--out", str(tmp_path / "out"),
     )  # fmt: skip
     assert done.returncode == 1
     assert "RuntimeError: a bug in the model" in done.stderr
     assert "ringmark: rank 1 ended first, with exit code 1" in done.stderr
+    (record,) = records(tmp_path / "out")
+    assert (record["status"], record["error"]) == ("failed", "RuntimeError: a bug in the model")
+
+
+def test_a_run_that_diverges_ends_with_code_5_and_a_record(tmp_path: Path) -> None:
+    flags = ["--model", "mlp", "--data", "digits", "--lr", "1e30", "--warmup", "0", "--out", str(tmp_path)]
+    done = start("launch", "train", "--nproc-per-node", "2", *flags)
+    assert done.returncode == 5, done.stderr
+    assert done.stderr.count("ringmark: expected a finite training loss, got") == 1
+    (record,) = records(tmp_path)
+    assert record["status"] == "failed"
+    assert record["error"].startswith("expected a finite training loss")
 
 
 CIFAR = os.environ.get("RINGMARK_CIFAR10")

@@ -16,7 +16,7 @@ MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 
 
 def check_folder(config: InputConfig, folder: str) -> None:
-    """Raise ValueError unless torchvision's files are there or may be downloaded."""
+    """Raise Mistake unless torchvision's files are there or may be downloaded."""
     require(
         config.data_dir is not None, f"--data-dir with --data {config.data}", "none", f"name the folder of {folder}"
     )
@@ -43,7 +43,7 @@ def from_torchvision(config: InputConfig, factory: Any, mean: tuple[float, ...],
 
 
 def count(config: InputConfig) -> int:
-    """Training samples. Raises ValueError if the files are missing."""
+    """Training samples. Raises Mistake if the files are missing."""
     check_folder(config, FOLDER)
     return 50_000
 

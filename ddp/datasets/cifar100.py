@@ -13,7 +13,7 @@ MEAN, STD = (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)
 
 
 def count(config: InputConfig) -> int:
-    """Training samples. Raises ValueError if the files are missing."""
+    """Training samples. Raises Mistake if the files are missing."""
     check_folder(config, FOLDER)
     return 50_000
 

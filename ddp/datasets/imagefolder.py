@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ddp.config import InputConfig, require
+from ddp.config import InputConfig, Mistake, require
 from ddp.source import Dataset, Shape, Split
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm")
@@ -21,7 +21,7 @@ def _classes(folder: Path) -> list[str]:
 
 @lru_cache(maxsize=4)
 def _scan(folder: Path) -> tuple[list[Path], list[int], list[str]]:
-    """Files, labels and class names of one split. Raises ValueError for a folder that cannot be a split."""
+    """Files, labels and class names of one split. Raises Mistake for a folder that cannot be a split."""
     classes = _classes(folder)
     layout = "put images into one folder per class"
     require(bool(classes), f"class folders in {folder}", "none", layout)
@@ -46,11 +46,11 @@ def _split_folders(config: InputConfig) -> tuple[Path, Path]:
     for name in ("val", "test"):
         if (root / name).is_dir():
             return train, root / name
-    raise ValueError(f"expected a folder val or test in {root}, got neither; use DIR/val/CLASS/*.jpg")
+    raise Mistake(f"expected a folder val or test in {root}, got neither; use DIR/val/CLASS/*.jpg")
 
 
 def count(config: InputConfig) -> int:
-    """Training images, from a walk through the folders. Raises ValueError if the folders are not as expected."""
+    """Training images, from a walk through the folders. Raises Mistake if the folders are not as expected."""
     train, test = (_scan(folder) for folder in _split_folders(config))
     require(
         train[2] == test[2],
@@ -62,16 +62,14 @@ def count(config: InputConfig) -> int:
 
 
 def _decode(path: Path, size: int) -> np.ndarray:
-    """One image as uint8 [3, size, size]: shorter side scaled to `size`, centre kept. ValueError names a bad file."""
+    """One image as uint8 [3, size, size]: shorter side scaled to `size`, centre kept. Mistake names a bad file."""
     from PIL import Image
 
     try:
         with Image.open(path) as opened:
             image = opened.convert("RGB")
     except OSError as error:
-        raise ValueError(
-            f"expected an image in {path}, got a file that cannot be decoded ({error}); replace it"
-        ) from None
+        raise Mistake(f"expected an image in {path}, got a file that cannot be decoded ({error}); replace it") from None
     if image.size != (size, size):
         scale = size / min(image.size)
         width, height = (max(size, round(side * scale)) for side in image.size)

@@ -2,11 +2,12 @@
 
 from torch import nn
 
+from ddp.config import Mistake
 from ddp.context import DistContext
 
 
 def wrap(module: nn.Module, ctx: DistContext) -> nn.Module:
-    """The model itself. Raises ValueError on several ranks, which would each train a model of their own."""
+    """The model itself. Raises Mistake on several ranks, which would each train a model of their own."""
     if ctx.world_size > 1:
-        raise ValueError(f"expected 1 rank with --strategy single, got {ctx.world_size}; use --strategy ddp")
+        raise Mistake(f"expected 1 rank with --strategy single, got {ctx.world_size}; use --strategy ddp")
     return module
