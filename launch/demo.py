@@ -91,7 +91,7 @@ def _measure(out: Path, ranks: tuple[int, ...], *, on_gpu: bool) -> int:
         batch_size=math.ceil(wanted / common) * common,
         amp="bf16" if on_gpu else "off",
         channels_last=on_gpu,
-        rounds=5,
+        rounds=8,
         block_s=2.5,
     )
     return run_case("scaling", scaling, options)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch._dynamo  # an optimizer imports it when it is made: 2 s in every rank, unless it is here already
 import torch.distributed as dist
 
 from ddp.context import DistContext, process_group

@@ -1,5 +1,8 @@
 """Who a rank is, and what ranks can say to each other."""
 
+import os
+import time
+
 import pytest
 import torch
 
@@ -63,6 +66,23 @@ def test_the_first_ranks_form_a_group_of_their_own() -> None:
         return None if part is None else (part.rank, part.world_size, float(part.sum(torch.ones(()))))
 
     assert run_ranks(work, 3) == [(0, 2, 2.0), (1, 2, 2.0), None]
+
+
+def test_a_rank_that_comes_late_still_finds_the_array(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = os.open
+
+    def late(path: str, flags: int) -> int:
+        time.sleep(0.3)
+        return opened(path, flags)
+
+    def work(ctx: DistContext) -> int:
+        monkeypatch.setattr("ddp.shared.os.open", late)
+        array = shared_uint8((3,), ctx, "test")
+        array[ctx.rank] = 1
+        ctx.barrier()
+        return int(array.sum())
+
+    assert run_ranks(work, 3) == [3, 3, 3]
 
 
 def test_ranks_of_a_node_share_one_array() -> None:

@@ -1,5 +1,6 @@
 """Whole runs inside forked ranks: what the loaders give, and what a run refuses."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -91,6 +92,25 @@ def test_images_in_memory_and_from_loader_processes_are_the_same_batches() -> No
         return all(torch.equal(a.images, b.images) and torch.equal(a.labels, b.labels) for a, b in pairs)
 
     assert run_ranks(work, 2) == [True, True]
+
+
+def test_each_epoch_has_an_order_of_its_own() -> None:
+    def work(ctx: DistContext) -> list[int]:
+        dataset, seen = dataset_of(), []
+
+        def read(index: int) -> np.ndarray:
+            seen.append(index)
+            return dataset.train.read(index)
+
+        watched = replace(dataset, train=replace(dataset.train, read=read))
+        config = TrainConfig(epochs=2, global_batch_size=12, input=InputConfig(cache="none", workers=0))
+        fit(net(), watched, config, ctx, Silent())
+        return seen
+
+    (seen,) = run_ranks(work, 1)
+    first, second = seen[:64], seen[64:]
+    assert sorted(first) == sorted(second) == list(range(64))
+    assert first != second
 
 
 def test_auto_keeps_images_in_memory_only_if_they_fit_the_budget() -> None:
