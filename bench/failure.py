@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 
 from bench.record import Record, append
-from ddp.fit import NonFiniteLossError
+from ddp.epoch import NonFiniteLossError
 
 LOST_PEER = ("Connection closed by peer", "Connection reset by peer", "Broken pipe")
 """What gloo says on a rank that was waiting for one that is gone."""

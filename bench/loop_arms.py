@@ -15,9 +15,11 @@ from bench.options import BenchOptions
 from bench.record import Record, append
 from bench.train_blocks import LARGEST_BLOCK, synthetic_batch, trainer_for
 from ddp.context import DistContext
-from ddp.fit import train_epoch
+from ddp.epoch import Epoch
 from ddp.loader import Batch
 from ddp.progress import Display, Silent
+from ddp.state import Progress
+from ddp.stop import Stop
 from models import zoo
 
 Arm = Callable[[int], None]
@@ -48,9 +50,12 @@ def _ringmark(cell: Cell, batch: Batch, ctx: DistContext) -> Arm:
     """What `ringmark train` runs for an epoch: meters, readings of the loss, and the ranks' sums at the end."""
     trainer = trainer_for(cell, ctx)
     monitor = Display(1, None) if ctx.is_main else Silent()
+    stop = Stop(ctx, trainer.config.timeout_s)
 
     def run(steps: int) -> None:
-        train_epoch(trainer, [batch] * steps, monitor, 0)
+        epoch = Epoch(trainer, monitor, stop, Progress())
+        epoch.train([batch] * steps)
+        epoch.result()
 
     return run
 

@@ -17,6 +17,7 @@ from ddp.context import DistContext
 from ddp.sampler import EvalBatches, Share, TrainBatches
 from ddp.shared import shared_uint8
 from ddp.source import Dataset, Split
+from ddp.stop import SIGNALS
 
 
 @dataclass(frozen=True)
@@ -67,8 +68,12 @@ def _as_is(batch: Any) -> Any:
 
 
 def _start_worker(worker: int) -> None:
-    """Ctrl-C is for the rank, which ends its workers itself; and decoding in one thread leaves the cores to others."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Signals are for the rank, which ends its workers itself; decoding in one thread leaves the cores to others.
+
+    torchrun signals the whole process group: a worker that obeyed would kill the run before its checkpoint is written.
+    """
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
     torch.set_num_threads(1)
 
 
@@ -88,6 +93,7 @@ class StreamStore:
             batch_sampler=[share.indices.tolist() for share in dealt],
             num_workers=self.workers,
             collate_fn=_as_is,
+            generator=torch.Generator(),  # or each iteration draws from the generator that dropout draws from
             pin_memory=self.device.type == "cuda",
             worker_init_fn=_start_worker,
             multiprocessing_context=multiprocessing.get_context(start_method) if self.workers else None,
@@ -108,11 +114,11 @@ class Loader:
     memory_format: torch.memory_format
     epoch: int = 0
 
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch that is iterated next."""
+    def set_epoch(self, epoch: int, done: int = 0) -> None:
+        """Choose the epoch that is iterated next, without its first `done` samples."""
         self.epoch = epoch
         if isinstance(self.shares, TrainBatches):
-            self.shares.set_epoch(epoch)
+            self.shares.set_epoch(epoch, done)
 
     def __len__(self) -> int:
         return len(self.shares)

@@ -1,6 +1,5 @@
 """What a person sees while a model trains: a progress bar on a terminal, a line per epoch elsewhere, TensorBoard."""
 
-import time
 from pathlib import Path
 from typing import Any, Protocol, Self
 
@@ -10,6 +9,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 class Monitor(Protocol):
     """Told what happens in a run; makes no collective call and never waits for a device."""
+
+    def say(self, text: str) -> None:
+        """Something that a person should know."""
+        ...
 
     def start_epoch(self, epoch: int, steps: int) -> None: ...
 
@@ -31,6 +34,8 @@ class Silent:
         return self
 
     def __exit__(self, *error: object) -> None: ...
+
+    def say(self, text: str) -> None: ...
 
     def start_epoch(self, epoch: int, steps: int) -> None: ...
 
@@ -73,9 +78,12 @@ class Display:
         if self.writer is not None:
             self.writer.close()
 
+    def say(self, text: str) -> None:
+        """Print a line above the bar."""
+        self.console.print(text, soft_wrap=True, markup=False)
+
     def start_epoch(self, epoch: int, steps: int) -> None:
         """Begin a new bar."""
-        self.started = time.perf_counter()
         self.bar.reset(self.task, total=steps, epoch=epoch, loss="-")
 
     def step(self) -> None:

@@ -36,6 +36,8 @@ class TrainBatches:
     seed: int
     drop_last: bool = False
     epoch: int = 0
+    done: int = 0
+    """Samples of the epoch that were dealt before, by this launch or an earlier one; they are left out."""
 
     def __post_init__(self) -> None:
         smallest = self.global_batch if self.drop_last else self.world_size
@@ -46,9 +48,9 @@ class TrainBatches:
                 "use fewer ranks, a smaller batch, or more data"
             )
 
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch whose permutation is dealt next."""
-        self.epoch = epoch
+    def set_epoch(self, epoch: int, done: int = 0) -> None:
+        """Choose the epoch whose permutation is dealt next, and how many of its samples have been dealt already."""
+        self.epoch, self.done = epoch, done
 
     def _bounds(self) -> list[tuple[int, int]]:
         full = self.samples // self.global_batch * self.global_batch
@@ -59,7 +61,7 @@ class TrainBatches:
                 bounds.append((full, self.samples))
             else:
                 bounds[-1] = (bounds[-1][0], self.samples)
-        return bounds
+        return [(start, end) for start, end in bounds if start >= self.done]
 
     def __len__(self) -> int:
         return len(self._bounds())

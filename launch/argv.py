@@ -19,11 +19,14 @@ class UsageError(Exception):
     """A mistake in the command, already in one sentence for the person who made it."""
 
 
-def _integers(text: str) -> tuple[int, ...]:
+def _numbers(kind: type[int] | type[float], text: str) -> tuple[float, ...]:
     try:
-        return tuple(int(part) for part in text.split(","))
+        return tuple(kind(part) for part in text.split(","))
     except ValueError:
-        raise ValueError(f"expected whole numbers separated by commas, such as 1,2,4, got {text!r}") from None
+        expected = "whole numbers separated by commas, such as 1,2,4"
+        if kind is float:
+            expected = "numbers separated by commas, such as 0.5,0.75"
+        raise ValueError(f"expected {expected}, got {text!r}") from None
 
 
 def _one_line(box: str) -> str:
@@ -47,12 +50,13 @@ def parse(kind: type[Config], argv: Sequence[str], *, prog: str, description: st
 
     @registry.primitive_rule
     def comma_separated(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
-        if get_args(info.type) != (int, Ellipsis):
+        kind, *rest = get_args(info.type) or (None,)
+        if kind not in (int, float) or rest != [Ellipsis]:
             return None
         return PrimitiveConstructorSpec(
             nargs=1,
             metavar="N,N,...",
-            instance_from_str=lambda parts: _integers(parts[0]),
+            instance_from_str=lambda parts: _numbers(kind, parts[0]),
             is_instance=lambda value: isinstance(value, tuple),
             str_from_instance=lambda value: [",".join(map(str, value))],
         )

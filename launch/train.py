@@ -1,5 +1,6 @@
 """Worker entry: `torchrun --nproc_per_node=2 -m launch.train --model ...`, or alone, as one rank, without torchrun."""
 
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 NON_FINITE = 5
 """Exit code: the loss became infinite or not a number."""
+STOPPED = 75
+"""Exit code: stopped by a signal with a checkpoint written; start again with --resume auto. EX_TEMPFAIL of sysexits."""
 
 
 def _load(config: "TrainConfig") -> tuple["nn.Module", "Dataset"]:
@@ -32,22 +35,24 @@ def _load(config: "TrainConfig") -> tuple["nn.Module", "Dataset"]:
     return zoo.build(spec, dataset.shape, len(dataset.classes)), dataset
 
 
-def _fit(config: "TrainConfig", ctx: "DistContext", module: "nn.Module", dataset: "Dataset") -> dict[str, Any]:
-    """Train, save the model -> the raw numbers of the run's record."""
+def _fit(config: "TrainConfig", ctx: "DistContext", module: "nn.Module", dataset: "Dataset") -> dict[str, Any] | None:
+    """Train, save the model -> the raw numbers of the run's record; None if the run was stopped before its end."""
     from ddp.fit import fit, save_model
     from ddp.progress import Display, Silent
 
     out = config.out if ctx.is_main else None
     with Display(config.epochs, out) if ctx.is_main else Silent() as monitor:
-        trainer, epochs = fit(module, dataset, config, ctx, monitor)
+        done = fit(module, dataset, config, ctx, monitor)
+    if done.stopped:
+        return None
     if out is not None:
-        save_model(out / "model.pt", trainer.module)
+        save_model(out / "model.pt", done.trainer.module)
     return {
-        "parameters": sum(parameter.numel() for parameter in trainer.module.parameters()),
+        "parameters": sum(parameter.numel() for parameter in done.trainer.module.parameters()),
         "train_samples": len(dataset.train),
         "test_samples": len(dataset.test),
-        "skipped_steps": trainer.skipped_steps,
-        "epochs": epochs,
+        "skipped_steps": done.trainer.skipped_steps,
+        "epochs": done.epochs,
     }
 
 
@@ -57,7 +62,7 @@ def _train(config: "TrainConfig", ctx: "DistContext") -> int:
     from bench.failure import recorded
     from bench.record import Record, append
     from ddp.config import Mistake
-    from ddp.fit import NonFiniteLossError
+    from ddp.epoch import NonFiniteLossError
     from launch.argv import MISTAKE
     from launch.revision import revision
     from launch.worker import said_once
@@ -72,17 +77,29 @@ def _train(config: "TrainConfig", ctx: "DistContext") -> int:
         return MISTAKE
     environment = capture(ctx) | revision()
     cell = asdict(config) | {"ranks": ctx.world_size, "global_batch_size": config.global_batch(ctx.world_size)}
-    outcome: dict[str, Any]
     try:
         with recorded(config.out, "fit", cell, environment):
-            outcome = {"status": "ok", "raw": _fit(config, ctx, module, dataset)}
+            raw = _fit(config, ctx, module, dataset)
     except NonFiniteLossError as error:  # every rank has it, and rank 0 tells
-        outcome = {"status": "failed", "error": str(error)}
         if ctx.is_main:
             print(f"ringmark: {error}", file=sys.stderr)
+            if config.out is not None:
+                failed = Record(case="fit", cell=cell, status="failed", error=str(error), environment=environment)
+                append(config.out, failed)
+        return NON_FINITE
+    if raw is None:
+        return _stopped(config, ctx)
     if config.out is not None and ctx.is_main:
-        append(config.out, Record(case="fit", cell=cell, environment=environment, **outcome))
-    return 0 if outcome["status"] == "ok" else NON_FINITE
+        append(config.out, Record(case="fit", cell=cell, status="ok", raw=raw, environment=environment))
+    return 0
+
+
+def _stopped(config: "TrainConfig", ctx: "DistContext") -> int:
+    """Say how a stopped run goes on -> the exit code, which tells a scheduler whether it can."""
+    if ctx.is_main:
+        how = "add --resume auto to go on" if config.out else "nothing was saved: there is no --out"
+        print(f"ringmark: stopped by a signal; {how}", file=sys.stderr)
+    return STOPPED if config.out else 128 + signal.SIGTERM
 
 
 def prepare(argv: Sequence[str], info: "RankInfo") -> Callable[[], int]:

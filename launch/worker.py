@@ -49,7 +49,7 @@ def end_with(main: Callable[[], int]) -> NoReturn:
         traceback.print_exc()
         code = 1
     for child in multiprocessing.active_children():
-        child.terminate()
+        child.kill()  # loader processes ignore what is gentler
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)

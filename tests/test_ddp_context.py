@@ -2,10 +2,12 @@
 
 import os
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from ddp import shared
 from ddp.context import DistContext, pick_device
 from ddp.env import ALONE, RankInfo, read_rank
 from ddp.shared import shared_uint8
@@ -69,14 +71,13 @@ def test_the_first_ranks_form_a_group_of_their_own() -> None:
 
 
 def test_a_rank_that_comes_late_still_finds_the_array(monkeypatch: pytest.MonkeyPatch) -> None:
-    opened = os.open
-
     def late(path: str, flags: int) -> int:
         time.sleep(0.3)
-        return opened(path, flags)
+        return os.open(path, flags)
+
+    monkeypatch.setattr(shared, "os", SimpleNamespace(**{**vars(os), "open": late}))
 
     def work(ctx: DistContext) -> int:
-        monkeypatch.setattr("ddp.shared.os.open", late)
         array = shared_uint8((3,), ctx, "test")
         array[ctx.rank] = 1
         ctx.barrier()

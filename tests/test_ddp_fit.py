@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from ddp.config import InputConfig, OptimConfig, TrainConfig
 from ddp.context import DistContext
-from ddp.fit import NonFiniteLossError, fit, save_model
+from ddp.epoch import NonFiniteLossError
+from ddp.fit import fit, save_model
 from ddp.loader import augment_for, held_in_memory, make_loaders
 from ddp.progress import Silent
 from ddp.sampler import EvalBatches, TrainBatches
@@ -49,7 +50,7 @@ def test_a_run_learns_and_every_rank_reports_the_same_numbers(cache: Any) -> Non
             optim=CONFIG.optim,
             input=InputConfig(augment="none", cache=cache, workers=1),
         )
-        epochs = fit(net(), dataset_of(), config, ctx, Silent())[1]
+        epochs = fit(net(), dataset_of(), config, ctx, Silent()).epochs
         return [{name: value for name, value in epoch.items() if not name.endswith("_s")} for epoch in epochs]
 
     results = run_ranks(work, 3)
@@ -66,7 +67,7 @@ def test_a_run_at_2_and_4_ranks_ends_with_the_model_of_1_rank() -> None:
             return super().forward(x.double())
 
     def wide(ctx: DistContext) -> dict[str, Tensor]:
-        trainer, _ = fit(Wide(*net().double()), dataset_of(), CONFIG, ctx, Silent())
+        trainer = fit(Wide(*net().double()), dataset_of(), CONFIG, ctx, Silent()).trainer
         return trainer.module.state_dict()
 
     expected = run_ranks(wide, 1)[0]

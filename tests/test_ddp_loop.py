@@ -1,16 +1,19 @@
 """The training step: one loss denominator, ranks that stay equal, and mixed precision."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
+from torch.nn.parallel import DistributedDataParallel
 
 from ddp.config import OptimConfig, TrainConfig
 from ddp.context import DistContext
 from ddp.loader import Batch
 from ddp.loop import Trainer, make_trainer, train_step
-from ddp.optim import lr_factor
 from tests.ranks import run_ranks
 
 OPTIM = OptimConfig(lr=0.1, schedule="constant", warmup=0, label_smoothing=0.1)
@@ -19,7 +22,7 @@ OPTIM = OptimConfig(lr=0.1, schedule="constant", warmup=0, label_smoothing=0.1)
 def trainer_on(ctx: DistContext, **options: Any) -> Trainer:
     torch.manual_seed(ctx.rank)  # DDP must send rank 0's weights to all
     module = nn.Sequential(nn.Flatten(), nn.Linear(12, 16), nn.Tanh(), nn.Linear(16, 4))
-    trainer = make_trainer(module, TrainConfig(optim=OPTIM, **options), ctx, total_steps=10)
+    trainer = make_trainer(module, TrainConfig(batch_size=4, optim=OPTIM, **options), ctx, total_steps=10)
     trainer.wrapped.train()
     return trainer
 
@@ -39,7 +42,7 @@ def gradients_of(sizes: list[int]) -> list[Tensor]:
     def work(ctx: DistContext) -> list[Tensor]:
         torch.manual_seed(0)
         module = nn.Sequential(nn.Flatten(), nn.Linear(12, 16), nn.Tanh(), nn.Linear(16, 4)).double()
-        trainer = make_trainer(module, TrainConfig(optim=OPTIM), ctx, total_steps=10)
+        trainer = make_trainer(module, TrainConfig(batch_size=4, optim=OPTIM), ctx, total_steps=10)
         train_step(trainer, batch_of(sizes, ctx.rank, torch.float64))
         return [parameter.grad.clone() for parameter in module.parameters() if parameter.grad is not None]
 
@@ -52,6 +55,44 @@ def gradients_of(sizes: list[int]) -> list[Tensor]:
 @pytest.mark.parametrize("sizes", [[6, 6], [7, 5], [11, 1], [4, 4, 4], [10, 1, 1], [3, 3, 3, 3]])
 def test_the_gradient_is_that_of_the_whole_batch_however_it_is_shared(sizes: list[int]) -> None:
     torch.testing.assert_close(gradients_of(sizes), gradients_of([12]), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("sizes", [[12], [6, 6], [7, 5], [5, 4, 3]])
+@pytest.mark.parametrize("accumulate", [2, 3, 5])
+def test_micro_batches_give_the_gradient_of_the_whole_batch_in_one_round_of_communication(
+    sizes: list[int], accumulate: int
+) -> None:
+    def work(ctx: DistContext) -> tuple[list[Tensor], int]:
+        torch.manual_seed(0)
+        module = nn.Sequential(nn.Flatten(), nn.Linear(12, 16), nn.Tanh(), nn.Linear(16, 4)).double()
+        trainer = make_trainer(
+            module, TrainConfig(batch_size=4, optim=OPTIM, accumulate=accumulate), ctx, total_steps=10
+        )
+        rounds = 0
+
+        def count(state: None, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
+            nonlocal rounds
+            rounds += bucket.is_last()
+            return default_hooks.allreduce_hook(ctx.group, bucket)
+
+        if isinstance(trainer.wrapped, DistributedDataParallel):
+            trainer.wrapped.register_comm_hook(None, count)
+        for _ in range(2):
+            train_step(trainer, batch_of(sizes, ctx.rank, torch.float64))
+        return [parameter.detach().clone() for parameter in module.parameters()], rounds
+
+    def whole(ctx: DistContext) -> list[Tensor]:
+        torch.manual_seed(0)
+        module = nn.Sequential(nn.Flatten(), nn.Linear(12, 16), nn.Tanh(), nn.Linear(16, 4)).double()
+        trainer = make_trainer(module, TrainConfig(batch_size=4, optim=OPTIM), ctx, total_steps=10)
+        for _ in range(2):
+            train_step(trainer, batch_of([12], 0, torch.float64))
+        return [parameter.detach().clone() for parameter in module.parameters()]
+
+    expected = run_ranks(whole, 1)[0]
+    for parameters, rounds in run_ranks(work, len(sizes)):
+        torch.testing.assert_close(parameters, expected, rtol=0, atol=1e-12)
+        assert rounds == (2 if len(sizes) > 1 else 0)
 
 
 @pytest.mark.parametrize("world_size", [2, 3])
@@ -98,6 +139,26 @@ def test_an_fp16_overflow_on_one_rank_skips_the_step_and_the_schedule_on_all() -
     assert run_ranks(work, 3) == [expected] * 3
 
 
+@pytest.mark.parametrize("amp", ["off", "fp16"])
+def test_the_l1_penalty_and_the_scaled_learning_rate_reach_the_update(amp: str) -> None:
+    def work(ctx: DistContext) -> tuple[list[Tensor], list[Tensor]]:
+        optim = replace(OPTIM, optimizer="sgd", momentum=0, weight_decay=0, lr_scaling="linear", lr_base_batch=64)
+        steps = []
+        for l1 in (0.0, 0.5):
+            torch.manual_seed(0)
+            module = nn.Sequential(nn.Flatten(), nn.Linear(12, 4))
+            config = TrainConfig(optim=replace(optim, l1=l1), amp=amp, global_batch_size=128)  # type: ignore[arg-type]
+            trainer = make_trainer(module, config, ctx, total_steps=10)
+            before = [parameter.detach().clone() for parameter in module.parameters()]
+            train_step(trainer, batch_of([8, 8], ctx.rank))
+            after = [parameter.detach() for parameter in module.parameters()]
+            steps.append([new - old for new, old in zip(after, before, strict=True)])
+        return steps[1], [plain - 0.2 * 0.5 * old.sign() for plain, old in zip(steps[0], before, strict=True)]
+
+    with_penalty, expected = run_ranks(work, 2)[0]
+    torch.testing.assert_close(with_penalty, expected, rtol=0, atol=1e-5)  # lr 0.1 * 128 / 64 = 0.2
+
+
 def test_single_is_refused_on_several_ranks() -> None:
     def work(ctx: DistContext) -> None:
         with pytest.raises(ValueError, match="expected 1 rank with --strategy single, got 2"):
@@ -112,15 +173,3 @@ def test_an_unknown_strategy_is_refused_with_those_that_exist() -> None:
             trainer_on(ctx, strategy="dpd")
 
     run_ranks(work, 1)
-
-
-def test_the_learning_rate_rises_to_its_peak_and_falls_to_zero() -> None:
-    for schedule in ("linear", "cosine"):
-        factor = lr_factor(OptimConfig(schedule=schedule, warmup=0.2), 100)  # type: ignore[arg-type]
-        values = [factor(step) for step in range(101)]
-        assert values[0] == pytest.approx(1 / 20)
-        assert values[19] == pytest.approx(1)
-        assert values[60] == pytest.approx(0.5)
-        assert values[100] == pytest.approx(0, abs=1e-12)
-        assert values[:20] == sorted(values[:20])
-        assert values[20:] == sorted(values[20:], reverse=True)

@@ -13,7 +13,7 @@ from ddp.loop import make_trainer, train_step
 from ddp.syncbn import CpuSyncBatchNorm, convert_sync_batchnorm, merge_running_statistics
 from tests.ranks import run_ranks
 
-CONFIG = TrainConfig(sync_bn=True, optim=OptimConfig(lr=0.1, schedule="constant", warmup=0))
+CONFIG = TrainConfig(batch_size=4, sync_bn=True, optim=OptimConfig(lr=0.1, schedule="constant", warmup=0))
 
 
 def small_net() -> nn.Module:
@@ -50,8 +50,8 @@ def train_on(ctx: DistContext, config: TrainConfig, steps: list[list[int]]) -> d
 def largest_difference(steps: list[list[int]], *, sync_bn: bool) -> float:
     """Between the ranks' result and that of one process that sees the whole batches."""
     whole = [[sum(sizes)] for sizes in steps]
-    config = TrainConfig(sync_bn=sync_bn, optim=CONFIG.optim)
-    expected = run_ranks(lambda ctx: train_on(ctx, TrainConfig(optim=CONFIG.optim), whole), 1)[0]
+    config = TrainConfig(batch_size=4, sync_bn=sync_bn, optim=CONFIG.optim)
+    expected = run_ranks(lambda ctx: train_on(ctx, TrainConfig(batch_size=4, optim=CONFIG.optim), whole), 1)[0]
     results = run_ranks(lambda ctx: train_on(ctx, config, steps), len(steps[0]))
     return max(
         float((result[name].double() - expected[name].double()).abs().max()) for result in results for name in expected

@@ -50,6 +50,14 @@ def test_numbers_of_ranks_are_separated_by_commas() -> None:
     assert parsed(ScalingOptions, to_argv(options)) == options
 
 
+def test_shares_of_a_run_are_separated_by_commas() -> None:
+    config = parsed(TrainConfig, ["--schedule", "multistep", "--lr-milestones", "0.3,0.625,0.9"])
+    assert config.optim.lr_milestones == (0.3, 0.625, 0.9)
+    assert parsed(TrainConfig, to_argv(config)) == config
+    with pytest.raises(UsageError, match=r"numbers separated by commas, such as 0.5,0.75, got '0.5;0.75'"):
+        parsed(TrainConfig, ["--lr-milestones", "0.5;0.75"])
+
+
 def test_dashes_and_underscores_are_the_same() -> None:
     assert parsed(TrainConfig, ["--batch_size", "8"]) == parsed(TrainConfig, ["--batch-size", "8"])
 

@@ -1,0 +1,127 @@
+"""Checkpoints of a run: when they are written, and how a new launch goes on from one, to the same bit."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn.functional import cross_entropy
+
+from ddp import checkpoint
+from ddp.config import Mistake, TrainConfig
+from ddp.context import DistContext
+from ddp.epoch import Epoch
+from ddp.loop import Trainer
+from ddp.precision import autocast
+from ddp.source import Dataset
+from ddp.state import Progress, check_same, fingerprint, own_state, restore, shared_state
+
+FOLDER = "checkpoints"
+
+
+def find_start(config: TrainConfig, ctx: DistContext, report: Callable[[str], None]) -> Path | None:
+    """The checkpoint to start from, chosen by rank 0; None to start anew. Every rank must call this.
+
+    Raises Mistake on all ranks if there is none where one was named, or one where a new run was asked for.
+    """
+    choice: list[str | None] = [None, None]
+    if ctx.is_main:
+        try:
+            path = _choose(config, report)
+            choice = [None if path is None else str(path), None]
+        except (Mistake, checkpoint.CheckpointError) as error:
+            choice = [None, str(error)]
+    path_text, complaint = ctx.gather(choice)[0]
+    if complaint is not None:
+        raise Mistake(complaint)
+    return None if path_text is None else Path(path_text)
+
+
+def _choose(config: TrainConfig, report: Callable[[str], None]) -> Path | None:
+    folder = None if config.out is None else config.out / FOLDER
+    if config.resume == "none":
+        if folder is not None and checkpoint.find(folder):
+            raise Mistake(
+                f"expected no checkpoints of an earlier run in {folder}, got {len(checkpoint.find(folder))}; "
+                "add --resume auto to go on with it, or choose another --out"
+            )
+        return None
+    if config.resume == "auto":
+        if folder is None:
+            raise Mistake("expected --out with --resume auto, got none; name the folder of the run")
+        checkpoint.sweep(folder)
+        return checkpoint.newest_good(folder, report)
+    path = Path(config.resume)
+    checkpoint.verify(path)
+    return path
+
+
+def settle_buckets(trainer: Trainer, shape: tuple[int, int, int]) -> None:
+    """One forward and backward pass for nothing, before the state of a checkpoint is loaded.
+
+    DDP arranges gradients into buckets for its first pass and differently for all later ones, and sums of another
+    arrangement round differently. A resumed run has its first pass here, so that its next step is like that of a run
+    that was never interrupted; without this, results differ at 3 or more ranks.
+    """
+    if trainer.wrapped is trainer.module:
+        return
+    ctx = trainer.ctx
+    trainer.wrapped.train()
+    images = torch.zeros(2, *shape, device=ctx.device)
+    if trainer.config.channels_last:
+        images = images.to(memory_format=torch.channels_last)
+    with autocast(trainer.config.amp, ctx.device):
+        loss = cross_entropy(trainer.wrapped(images), torch.zeros(2, dtype=torch.int64, device=ctx.device))
+    loss.backward()
+    trainer.optimizer.zero_grad(set_to_none=True)
+
+
+class Checkpoints:
+    """Writes and reads the checkpoints of one run."""
+
+    def __init__(self, trainer: Trainer, dataset: Dataset) -> None:
+        self.trainer, self.config, self.ctx = trainer, trainer.config, trainer.ctx
+        self.shape = dataset.shape
+        self.resumed: set[int] = set()
+        self.identity = fingerprint(trainer.config, dataset, trainer.ctx)
+
+    def save(self, epoch: Epoch) -> None:
+        """Write a checkpoint of this step edge; nothing without --out. Every rank must call this."""
+        if self.config.out is None:
+            return
+        progress = epoch.progress
+        sums = self.ctx.gather(epoch.state())
+        together = {
+            "total": sum(part["total"] for part in sums),
+            "samples": sum(part["samples"] for part in sums),
+            "elapsed_s": max(part["elapsed_s"] for part in sums),
+        }
+        content = checkpoint.Content(
+            shared=shared_state(self.trainer, progress) | {"meter": together},
+            own=own_state(self.trainer, epoch.state()),
+            info={"identity": self.identity, "samples": progress.samples, "epoch": progress.epoch},
+        )
+        best = max(progress.epochs, key=lambda result: result["test_correct"], default=None)
+        protect = self.resumed | (set() if best is None else {best["step"]})
+        checkpoint.write(
+            self.config.out / FOLDER, progress.step, content, self.ctx, keep=self.config.keep, protect=protect
+        )
+        self.ctx.barrier()  # no rank may end, and take the launch with it, before rank 0 has committed
+
+    def load(self, path: Path) -> tuple[Progress, dict[str, Any]]:
+        """Put the trainer into a checkpoint's state -> how far the run was, and this rank's sums of the open epoch.
+
+        Raises Mistake if the checkpoint is of another run. Every rank must call this.
+        """
+        manifest, shared, own = checkpoint.load(path, self.ctx.rank)
+        check_same(manifest.info["identity"], self.identity)
+        settle_buckets(self.trainer, self.shape)
+        self.resumed = {manifest.step}  # until this launch ends: what it came from must not go
+        same_ranks = manifest.world_size == self.ctx.world_size
+        progress = restore(self.trainer, shared, own if same_ranks else None)
+        if same_ranks and own is not None:
+            return progress, own["meter"]
+        # Other ranks than before: generators start anew from seed, step and rank, and rank 0 carries the sums.
+        torch.manual_seed(self.config.seed + 1_000_003 * (self.ctx.rank + 1) + 7_368_787 * progress.step)
+        nothing = {"total": 0.0, "samples": 0, "elapsed_s": shared["meter"]["elapsed_s"]}
+        return progress, shared["meter"] if self.ctx.is_main else nothing
