@@ -15,7 +15,7 @@ from ddp.epoch import Epoch
 from ddp.evaluate import evaluate
 from ddp.loader import Loader, make_loaders
 from ddp.loop import Trainer, make_trainer
-from ddp.metrics import classification_report
+from ddp.metrics import Confusion, classification_report
 from ddp.optim import scaled_lr
 from ddp.progress import Monitor
 from ddp.resume import Checkpoints, find_start
@@ -105,29 +105,32 @@ def _run_epoch(
         return epoch
     result = {"epoch": progress.epoch, "step": progress.step, **epoch.result()}
     result["lr"] = float(trainer.scheduler.get_last_lr()[0])
-    result |= _evaluation(trainer, loaders[1], monitor, last=progress.epoch == trainer.config.epochs)
+    numbers, confusion = _evaluation(trainer, loaders[1])
+    result |= numbers
     monitor.end_epoch(progress.step, result)
+    classes = loaders[1].dataset.classes
+    if progress.epoch == trainer.config.epochs and len(classes) <= LARGEST_REPORT:
+        monitor.say(classification_report(confusion, classes))
     progress.epochs.append(result)
     progress.epoch, progress.samples = progress.epoch + 1, 0
     checkpoints.save(Epoch(trainer, monitor, stop, progress))
     return epoch
 
 
-def _evaluation(trainer: Trainer, loader: Loader, monitor: Monitor, *, last: bool) -> dict[str, Any]:
+def _evaluation(trainer: Trainer, loader: Loader) -> tuple[dict[str, Any], Confusion]:
+    """The plain numbers of an evaluation, and its confusion matrix."""
     if not trainer.config.sync_bn:
         merge_running_statistics(trainer.module, trainer.ctx.group)
     started = time.perf_counter()
     outcome = evaluate(trainer.module, loader, trainer.ctx, trainer.config.amp)
-    classes = loader.dataset.classes
-    if last and len(classes) <= LARGEST_REPORT:
-        monitor.say(classification_report(outcome.confusion, classes))
-    return {
+    numbers = {
         "test_loss": outcome.loss,
         "test_correct": outcome.correct,
         "test_top5_correct": outcome.top5_correct,
         "test_samples": outcome.samples,
         "test_s": time.perf_counter() - started,
     }
+    return numbers, outcome.confusion
 
 
 def save_model(path: Path, module: nn.Module) -> None:

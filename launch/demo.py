@@ -39,9 +39,10 @@ def _rank_counts(gpus: int) -> tuple[int, ...]:
     return tuple(sorted({*powers, gpus}))
 
 
-def _clear(out: Path) -> None:
+def clear(out: Path) -> None:
     """Remove an earlier demo's results, and nothing else."""
-    shutil.rmtree(out / "tensorboard", ignore_errors=True)
+    for name in ("tensorboard", "checkpoints"):
+        shutil.rmtree(out / name, ignore_errors=True)
     for name in ("records.jsonl", "report.md", "report.html", "model.pt"):
         (out / name).unlink(missing_ok=True)
 
@@ -52,7 +53,7 @@ def demo(argv: Sequence[str]) -> int:
     started = time.monotonic()
     gpus = _gpus()
     ranks = _rank_counts(gpus)
-    _clear(options.out)
+    clear(options.out)
     config = TrainConfig(
         model="convnet",
         epochs=15,

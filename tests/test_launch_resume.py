@@ -1,5 +1,6 @@
 """Real launches that are stopped: by a signal to the launcher, by Ctrl-C, and by the death of a rank."""
 
+import contextlib
 import json
 import os
 import signal
@@ -53,10 +54,12 @@ def wait_for_checkpoints(out: Path, count: int, process: subprocess.Popen[str]) 
 
 def workers_of(process: subprocess.Popen[str]) -> list[int]:
     """Process ids of the ranks, in the order in which they were started."""
-    children = subprocess.run(
-        ["ps", "-o", "pid=", "--ppid", str(process.pid)], capture_output=True, text=True, check=True
-    )
-    return sorted(int(word) for word in children.stdout.split())
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # it may end while we look
+            if int(stat.read_text().rpartition(")")[2].split()[1]) == process.pid:
+                found.append(int(stat.parent.name))
+    return sorted(found)
 
 
 def outcome(out: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
