@@ -8,10 +8,8 @@ from typing import Any, Literal
 import torch
 
 from bench.record import Record, append
+from ddp.context import LOST_PEER
 from ddp.epoch import NonFiniteLossError
-
-LOST_PEER = ("Connection closed by peer", "Connection reset by peer", "Broken pipe")
-"""What gloo says on a rank that was waiting for one that is gone."""
 
 
 def classify(error: BaseException) -> tuple[Literal["oom", "failed"], str]:

@@ -14,6 +14,9 @@ from torch import Tensor
 from ddp.config import Mistake
 from ddp.env import RankInfo
 
+LOST_PEER = ("Connection closed by peer", "Connection reset by peer", "Broken pipe")
+"""What gloo says on a rank that was waiting for one that is gone."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class DistContext:

@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import sys
+import time
 import traceback
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NoReturn
@@ -35,6 +36,10 @@ def run_worker(prepare: Callable[[RankInfo], Callable[[], int]]) -> int:
         return 130
 
 
+VICTIM_WAIT_S = 3.0
+"""How long such a rank waits to be ended by the launcher, which could otherwise not tell who was first."""
+
+
 def end_with(main: Callable[[], int]) -> NoReturn:
     """Run an entry and end the process with its exit code, without Python's teardown.
 
@@ -45,8 +50,13 @@ def end_with(main: Callable[[], int]) -> NoReturn:
         code = main()
     except SystemExit as stop:
         code = stop.code if isinstance(stop.code, int) else 0
-    except BaseException:
+    except BaseException as error:
         traceback.print_exc()
+        sys.stderr.flush()
+        from ddp.context import LOST_PEER  # torch is imported by now, or there was no peer to lose
+
+        if any(words in str(error) for words in LOST_PEER):
+            time.sleep(VICTIM_WAIT_S)
         code = 1
     for child in multiprocessing.active_children():
         child.kill()  # loader processes ignore what is gentler
