@@ -31,7 +31,10 @@ def _children() -> list[int]:
 
 def _pass_on(number: int, frame: FrameType | None) -> None:
     """Give a signal to the workers, which agree on a step to stop after; torchrun would give them 30 seconds."""
-    for child in _children():
+    children = _children()
+    if not children:  # still importing: nobody else could obey
+        os._exit(128 + number)
+    for child in children:
         try:
             os.kill(child, number)
         except ProcessLookupError:

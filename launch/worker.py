@@ -37,7 +37,7 @@ def run_worker(prepare: Callable[[RankInfo], Callable[[], int]]) -> int:
 
 
 VICTIM_WAIT_S = 3.0
-"""How long such a rank waits to be ended by the launcher, which could otherwise not tell who was first."""
+"""How long a rank that only lost its peer waits to be ended; the launcher could not tell otherwise who was first."""
 
 
 def end_with(main: Callable[[], int]) -> NoReturn:
