@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from ddp.context import DistContext
 
 
+MISTAKE_WAIT_S = 30.0
+"""How long the other ranks wait to be ended: whoever ends first makes the launcher end rank 0, which is to speak."""
+
+
 def run_worker(prepare: Callable[[RankInfo], Callable[[], int]]) -> int:
     """Run a worker in two parts and return its exit code.
 
@@ -27,7 +31,10 @@ def run_worker(prepare: Callable[[RankInfo], Callable[[], int]]) -> int:
     try:
         work = prepare(read_rank(os.environ))
     except (UsageError, Mistake, ModelMistake) as error:
-        return fail(error) if rank == "0" else MISTAKE
+        if rank == "0":
+            return fail(error)
+        time.sleep(MISTAKE_WAIT_S)
+        return MISTAKE
     try:
         return work()
     except (Mistake, ModelMistake) as error:
