@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from bench.record import Record, append
-from ddp.config import InputConfig
+from ddp.config import TrainConfig
 from ddp.context import DistContext
+from ddp.data import make_loaders
 from ddp.datasets import imagefolder
-from ddp.loader import make_loaders
-from ddp.sampler import EvalBatches, TrainBatches
+from ddp.input_config import InputConfig
 from ddp.source import IMAGENET_MEAN, IMAGENET_STD
 
 if TYPE_CHECKING:
@@ -25,13 +25,7 @@ def _ringmark(options: "Options", ctx: DistContext) -> Iterator[Tensor]:
     """ringmark's training loader: decoded once, cropped, flipped and normalised as whole batches."""
     config = InputConfig(data="imagefolder", data_dir=options.data_dir, image_size=options.image_size, cache="memory")
     dataset = imagefolder.load(config, (3, options.image_size, options.image_size), 0)
-    shares = (
-        TrainBatches(
-            samples=len(dataset.train), global_batch=options.batch_size, rank=0, world_size=1, seed=0, drop_last=True
-        ),
-        EvalBatches(samples=len(dataset.test), batch=options.batch_size, rank=0, world_size=1),
-    )
-    loader, _ = make_loaders(config, dataset, shares, ctx, seed=0, channels_last=False)
+    loader, _ = make_loaders(TrainConfig(batch_size=options.batch_size, drop_last=True, input=config), dataset, ctx)
     for epoch in range(1_000_000):
         loader.set_epoch(epoch)
         for batch in loader:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from ddp.config import require
+from ddp.mistake import require
 
 
 @dataclass(frozen=True, kw_only=True)

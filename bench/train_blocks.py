@@ -12,10 +12,12 @@ from bench.clock import Block, timed_block
 from bench.failure import recorded
 from bench.options import BenchOptions
 from bench.record import Record, append
-from ddp.config import OptimConfig, TrainConfig
+from ddp.config import TrainConfig
 from ddp.context import DistContext
 from ddp.loader import Batch
-from ddp.loop import Trainer, make_trainer, train_steps
+from ddp.loop import train_steps
+from ddp.optim_config import OptimConfig
+from ddp.trainer import Trainer, make_trainer
 from models import zoo
 
 LARGEST_BLOCK = 500
@@ -30,7 +32,7 @@ def synthetic_batch(cell: Cell, ctx: DistContext) -> Batch:
     if cell.channels_last:
         images = images.to(memory_format=torch.channels_last)
     labels = torch.randint(spec.classes, (cell.batch_per_rank,), generator=generator).to(ctx.device)
-    return Batch(images, labels, cell.global_batch)
+    return Batch(images, labels, cell.global_batch, torch.arange(cell.batch_per_rank))
 
 
 def trainer_for(cell: Cell, ctx: DistContext) -> Trainer:

@@ -4,74 +4,99 @@ What happens to an image is a function of (seed, epoch, its index in the data se
 number of ranks or loader processes, or what was drawn before.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from ddp.augment_colour import recoloured
+from ddp.augment_config import AugmentConfig
+from ddp.augment_geometry import cut_out, random_boxes, random_turns, warped
+from ddp.draws import Draws, Stream, shifted
+from ddp.input_config import InputConfig
+from ddp.mistake import require
 from ddp.source import Dataset
-
-GOLDEN_RATIO = 0x9E3779B97F4A7C15
-MIX_1, MIX_2 = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
-MASK_64 = (1 << 64) - 1
-
-
-def _signed(value: int) -> int:
-    """The 64-bit pattern of `value` as the int64 that torch can hold."""
-    value &= MASK_64
-    return value - (1 << 64) if value >> 63 else value
-
-
-def _shifted(bits: Tensor, places: int) -> Tensor:
-    """Logical right shift of int64; torch's own keeps the sign."""
-    return (bits >> places) & ((1 << (64 - places)) - 1)
-
-
-def random_bits(seed: int, epoch: int, indices: Tensor) -> Tensor:
-    """64 random bits for each sample. indices int64 [N] -> int64 [N].
-
-    Source: SplitMix64; Steele, Lea, Flood, "Fast splittable pseudorandom number generators", 2014.
-    """
-    key = (seed * MIX_1 + (epoch + 1) * MIX_2) & MASK_64
-    bits = indices * _signed(GOLDEN_RATIO) + _signed(key)  # int64 arithmetic wraps around, as intended
-    for places, factor in ((30, MIX_1), (27, MIX_2)):
-        bits = (bits ^ _shifted(bits, places)) * _signed(factor)
-    return bits ^ _shifted(bits, 31)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Augment:
-    """How a stored image becomes what the model sees."""
+    """How a stored image becomes what the model sees: crop or shift, flip, rotation, colours, cutout, in this order."""
 
     size: int
     """Height and width that the model sees."""
     padding: int = 0
-    """Black border added before a random crop, in pixels."""
+    """Black border added before a random shift, in pixels."""
     flip: bool = False
     random: bool = True
-    """False: the centre crop, for evaluation."""
+    """False: no shift, but the centre crop; and no flip."""
     seed: int = 0
+    changes: AugmentConfig = field(default_factory=AugmentConfig)
+    """The further random changes; mixup and cutmix are not made here, but by ddp/mixing.py."""
+    fill: tuple[int, ...] = ()
+    """What cutout fills each channel with."""
 
-    def crop(self, images: Tensor, indices: Tensor, epoch: int) -> Tensor:
-        """Stored uint8 [N, C, H, W] of samples int64 [N] -> uint8 [N, C, size, size]."""
-        padding = self.padding if self.random else 0
+    def __call__(self, images: Tensor, indices: Tensor, epoch: int) -> Tensor:
+        """Stored uint8 [N, C, H, W] of samples int64 [N], both on one device -> uint8 [N, C, size, size]."""
+        changes, draws = self.changes, Draws(self.seed, epoch, indices)
+        bits = draws.bits(Stream.SHIFT_AND_FLIP) if self.random else None
+        if changes.resized_crop:
+            boxes = random_boxes(draws, images.size(2), images.size(3), changes.resized_crop)
+            turns = random_turns(draws, changes.rotate) if changes.rotate else None
+            images = warped(images, self.size, boxes, turns)
+        else:
+            images = self._shifted(images, bits)
+            if changes.rotate:
+                images = warped(images, self.size, None, random_turns(draws, changes.rotate))
+        if self.flip and bits is not None:
+            position = torch.arange(len(images), device=images.device)
+            mirrored = shifted(bits, 32) & 1
+            images = torch.cat([images, images.flip(3)]).index_select(0, position + len(images) * mirrored)
+        if changes.recolours:
+            images = recoloured(images, draws, changes)
+        if changes.cutout:
+            images = cut_out(images, draws, changes.cutout, self.fill)
+        return images
+
+    def _shifted(self, images: Tensor, bits: Tensor | None) -> Tensor:
+        """A window of `size` pixels, at random or in the centre. uint8 [N, C, H, W], int64 [N] or None."""
+        padding = 0 if bits is None else self.padding
         choices = images.size(2) + 2 * padding - self.size + 1
-        if not self.random:
+        if bits is None:
             start = (choices - 1) // 2
             return images[:, :, start : start + self.size, start : start + self.size]
-        bits = random_bits(self.seed, epoch, indices)
         if choices > 1:
             if padding:
                 images = pad(images, (padding,) * 4)
             top = ((bits & 0xFFFF) * choices) >> 16
-            left = ((_shifted(bits, 16) & 0xFFFF) * choices) >> 16
+            left = ((shifted(bits, 16) & 0xFFFF) * choices) >> 16
             images = _windows(images, top, left, self.size)
-        if self.flip:
-            position = torch.arange(len(images), device=images.device)
-            mirrored = _shifted(bits, 32) & 1
-            images = torch.cat([images, images.flip(3)]).index_select(0, position + len(images) * mirrored)
         return images
+
+
+def augment_for(config: InputConfig, augment: AugmentConfig, dataset: Dataset, seed: int, *, train: bool) -> Augment:
+    """The augmentation that the options ask for; `auto` is what suits the data set. Raises Mistake.
+
+    `--augment none` leaves out shifts and flips, not what `augment` names. Not in training: the centre crop, no more.
+    """
+    size, stored = dataset.shape[1], dataset.stored[1]
+    default_padding = size // 8 if stored == size else 0
+    padding = default_padding if config.crop_padding is None else config.crop_padding
+    require(
+        augment.cutout <= size,
+        f"--cutout of at most the images' {size} pixels",
+        augment.cutout,
+        f"try {size // 4 or 1}",
+    )
+    return Augment(
+        size=size,
+        padding=padding,
+        flip=config.augment == "crop-flip" or (config.augment == "auto" and dataset.flip),
+        random=train and config.augment != "none",
+        seed=seed,
+        changes=augment if train else AugmentConfig(),
+        fill=tuple(round(255 * mean) for mean in dataset.mean),
+    )
 
 
 def _windows(images: Tensor, top: Tensor, left: Tensor, size: int) -> Tensor:

@@ -5,17 +5,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ddp.config import Mistake
 from ddp.env import RankInfo
+from ddp.mistake import Mistake
 
 LOST_PEER = ("Connection closed by peer", "Connection reset by peer", "Broken pipe")
 """What gloo says on a rank that was waiting for one that is gone."""
+
+PATIENCE = timedelta(days=7)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +32,16 @@ class DistContext:
     device: torch.device
     backend: str
     group: dist.ProcessGroup
+    patient_group: dist.ProcessGroup
+
+    @property
+    def patient(self) -> "DistContext":
+        """The same ranks, on the CPU and with no timeout to speak of: for what one rank does while the others wait.
+
+        Writing or verifying a large checkpoint may take longer than any step does. A rank that dies is noticed all the
+        same, since its connections close.
+        """
+        return replace(self, device=torch.device("cpu"), backend="gloo", group=self.patient_group)
 
     @property
     def is_main(self) -> bool:
@@ -71,10 +83,17 @@ class DistContext:
     def first(self, ranks: int) -> "DistContext | None":
         """The group of this group's first ranks, or None on a rank outside it. Every rank must call this."""
         members = list(range(ranks))
-        group = dist.new_group(members) if ranks < self.world_size else self.group
+        if ranks == self.world_size:
+            return self
+        group, patient_group = dist.new_group(members), new_patient_group(members)
         if not isinstance(group, dist.ProcessGroup):  # this rank is outside
             return None
-        return replace(self, world_size=ranks, group=group)
+        return replace(self, world_size=ranks, group=group, patient_group=patient_group)
+
+
+def new_patient_group(ranks: list[int]) -> dist.ProcessGroup:
+    """A group whose members may wait for each other for long. Every rank must call this."""
+    return cast("dist.ProcessGroup", dist.new_group(ranks, backend="gloo", timeout=PATIENCE))
 
 
 def pick_device(choice: Literal["auto", "cpu", "cuda"], info: RankInfo) -> torch.device:
@@ -123,6 +142,7 @@ def process_group(
             device=device,
             backend=backend,
             group=dist.group.WORLD,
+            patient_group=new_patient_group(list(range(info.world_size))),
         )
     finally:
         dist.destroy_process_group()

@@ -6,7 +6,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 
-from ddp.config import Mistake
+from ddp.mistake import Mistake
 
 
 def names(package: str) -> list[str]:

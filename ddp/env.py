@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ddp.config import Mistake
+from ddp.mistake import Mistake
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,15 +8,32 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ddp.guard import NonFiniteError, explain
 from ddp.loader import Batch
-from ddp.loop import Trainer, train_steps
+from ddp.loop import train_steps
 from ddp.progress import Monitor
+from ddp.self_check import RanksDifferError, compare, replicated_state
 from ddp.state import Progress
 from ddp.stop import Stop
+from ddp.trainer import Trainer
 
 
 class NonFiniteLossError(RuntimeError):
     """The loss became infinite or not a number."""
+
+
+def check_ranks(trainer: Trainer, step: int) -> None:
+    """Raise RanksDifferError on all ranks if state that must be equal is not. Every rank must call this."""
+    config = trainer.config
+    equal_buffers = config.sync_bn and config.parallel.sync_bn_scope == "world"
+    state = replicated_state(
+        trainer.module, trainer.optimizer, trainer.scaler, trainer.scheduler, buffers=equal_buffers
+    )
+    if trainer.ema is not None:
+        state = {**state, **{f"ema.{name}": average for name, average in trainer.ema.parameters.items()}}
+    difference = compare(trainer.ctx, state)
+    if difference is not None:
+        raise RanksDifferError(step, difference)
 
 
 class Meter:
@@ -66,18 +83,35 @@ class Epoch:
             progress.samples += batch.global_count
             for meter in (self.sums, self._window):
                 meter.add(loss_sum, len(batch.labels))
-            self.monitor.step()
+            self.monitor.step(batch)
             if progress.step % config.log_every == 0:
-                self.monitor.reading(progress.step, self._window.read(), float(self.trainer.scheduler.get_last_lr()[0]))
+                self._show()
                 self._window = Meter(ctx.device)
+            if config.check_every and progress.step % config.check_every == 0:
+                check_ranks(self.trainer, progress.step)
             if save is not None and config.checkpoint_every and progress.step % config.checkpoint_every == 0:
+                self.trainer.guard.flush()
                 save()
-            self.stopped = self.stop.agreed()
+            self.stopped = self.stop.agreed() or self.stop.steps == config.stop_after
             return self.stopped
 
-        train_steps(self.trainer, batches, after_step)
+        try:
+            train_steps(self.trainer, batches, after_step)
+            self.trainer.guard.flush()
+        except NonFiniteError as error:
+            raise NonFiniteLossError(explain(error, progress.step, ctx)) from None
         ctx.synchronize()
         self.elapsed_s += time.perf_counter() - started
+
+    def _show(self) -> None:
+        """Read the loss and the norm of the gradients, for which this rank waits for its device."""
+        norm = self.trainer.grad_norm
+        self.monitor.reading(
+            self.progress.step,
+            self._window.read(),
+            float(self.trainer.scheduler.get_last_lr()[0]),
+            None if norm is None else float(norm),
+        )
 
     def result(self) -> dict[str, Any]:
         """Mean loss over all ranks, samples, and seconds of the slowest rank. Every rank must call this.

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from ddp.config import require
 from ddp.context import DistContext
 from ddp.loader import Loader
+from ddp.mistake import require
 from ddp.precision import Amp, autocast
 
 TOP = 5

@@ -2,7 +2,10 @@
 
 import os
 import time
+from collections.abc import Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -11,19 +14,22 @@ from torch import nn
 
 from ddp.config import TrainConfig
 from ddp.context import DistContext
+from ddp.data import make_loaders
+from ddp.early_stop import best, exhausted
 from ddp.epoch import Epoch
 from ddp.evaluate import evaluate
-from ddp.loader import Loader, make_loaders
-from ddp.loop import Trainer, make_trainer
+from ddp.loader import Batch, Loader
 from ddp.metrics import Confusion, classification_report
+from ddp.mistake import Mistake, MistakeOfAll
 from ddp.optim import scaled_lr
 from ddp.progress import Monitor
 from ddp.resume import Checkpoints, find_start
-from ddp.sampler import EvalBatches, TrainBatches
 from ddp.source import Dataset
-from ddp.state import Progress
+from ddp.state import Progress, seed_generators
 from ddp.stop import Stop, stop_on_signals
 from ddp.syncbn import merge_running_statistics
+from ddp.trainer import Trainer, make_trainer
+from ddp.warm_up import warm_up
 
 LARGEST_REPORT = 50
 """Classes up to which the report of every class is shown at the end of a run."""
@@ -40,49 +46,56 @@ class Fit:
     """Whether it was stopped by a signal, after writing a checkpoint if there is an --out."""
 
 
-def _loaders(dataset: Dataset, config: TrainConfig, ctx: DistContext) -> tuple[Loader, Loader]:
-    train = TrainBatches(
-        samples=len(dataset.train),
-        global_batch=config.global_batch(ctx.world_size),
-        rank=ctx.rank,
-        world_size=ctx.world_size,
-        seed=config.seed,
-        drop_last=config.drop_last,
-    )
-    test = EvalBatches(
-        samples=len(dataset.test), batch=config.eval_batch_size, rank=ctx.rank, world_size=ctx.world_size
-    )
-    return make_loaders(config.input, dataset, (train, test), ctx, seed=config.seed, channels_last=config.channels_last)
-
-
 def fit(module: nn.Module, dataset: Dataset, config: TrainConfig, ctx: DistContext, monitor: Monitor) -> Fit:
     """Train a model and evaluate it after every epoch, from the beginning or from a checkpoint.
 
-    Raises Mistake if the data cannot be shared among the ranks or the checkpoint is of another run,
-    NonFiniteLossError if training diverged.
+    Raises MistakeOfAll if the options do not fit the ranks, the data or the model, or the checkpoint is of another run;
+    NonFiniteLossError if training diverged, RanksDifferError if a comparison of the ranks' state fails.
     """
-    start = find_start(config, ctx, monitor.say)
-    loaders = _loaders(dataset, config, ctx)
-    trainer = make_trainer(module, config, ctx, config.epochs * len(loaders[0]))
-    torch.manual_seed(config.seed + 1_000_003 * (ctx.rank + 1))  # dropout differs between ranks
+    try:
+        start = find_start(config, ctx, monitor.say)
+        loaders = make_loaders(config, dataset, ctx)
+        trainer = make_trainer(module, config, ctx, config.epochs * len(loaders[0]))
+        seed_generators(config.seed + 1_000_003 * (ctx.rank + 1))  # dropout differs between ranks
+        checkpoints = Checkpoints(trainer, dataset)
+        progress, sums = Progress(), None
+        if start is not None:
+            progress, sums = checkpoints.load(start)
+    except Mistake as error:
+        raise MistakeOfAll(str(error)) from None
+    _say_beginning(trainer, progress, start, monitor)
+    if start is None and config.compile != "off":
+        started = time.perf_counter()
+        warm_up(trainer, dataset.shape)
+        monitor.say(f"compiled ({config.compile_backend}) in {time.perf_counter() - started:.1f} s, outside all rates")
+    with stop_on_signals(ctx, config.timeout_s) as stop:
+        while not _complete(progress.epochs, config):
+            epoch = _run_epoch(trainer, loaders, checkpoints, (progress, sums), (monitor, stop))
+            sums = None
+            if epoch.stopped:
+                return Fit(trainer, progress.epochs, stopped=True)
+    return Fit(trainer, progress.epochs, stopped=False)
+
+
+def _say_beginning(trainer: Trainer, progress: Progress, start: Path | None, monitor: Monitor) -> None:
+    """What a person should know before the first step."""
+    config, ctx = trainer.config, trainer.ctx
     if config.optim.lr_scaling != "none":
         lr = scaled_lr(config.optim, config.global_batch(ctx.world_size))
         monitor.say(
             f"learning rate {lr:g} = {config.optim.lr:g}, scaled ({config.optim.lr_scaling}) from a batch of "
             f"{config.optim.lr_base_batch} to {config.global_batch(ctx.world_size)}"
         )
-    checkpoints = Checkpoints(trainer, dataset)
-    progress, sums = Progress(), None
+    if config.initial.freeze:
+        sizes = [each.numel() for each in trainer.module.parameters() if each.requires_grad]
+        monitor.say(f"frozen: {', '.join(config.initial.freeze)}; {sum(sizes):,} parameters are trained")
     if start is not None:
-        progress, sums = checkpoints.load(start)
+        monitor.resumed(progress.step)
         monitor.say(f"resumed from {start}: step {progress.step}, epoch {progress.epoch}")
-    with stop_on_signals(ctx, config.timeout_s) as stop:
-        while progress.epoch <= config.epochs:
-            epoch = _run_epoch(trainer, loaders, checkpoints, (progress, sums), (monitor, stop))
-            sums = None
-            if epoch.stopped:
-                return Fit(trainer, progress.epochs, stopped=True)
-    return Fit(trainer, progress.epochs, stopped=False)
+
+
+def _complete(epochs: list[dict[str, Any]], config: TrainConfig) -> bool:
+    return len(epochs) >= config.epochs or exhausted(epochs, config.patience, config.min_delta)
 
 
 def _run_epoch(
@@ -99,45 +112,86 @@ def _run_epoch(
         epoch.restore(sums)
     loaders[0].set_epoch(progress.epoch, done=progress.samples)
     monitor.start_epoch(progress.epoch, len(loaders[0]))
-    epoch.train(loaders[0], lambda: checkpoints.save(epoch))
+    batches: Iterable[Batch] = loaders[0]
+    if stop.steps == 0:
+        batches = _begun(loaders[0], trainer, monitor)
+    epoch.train(batches, lambda: checkpoints.save(epoch))
     if epoch.stopped:
         checkpoints.save(epoch)
         return epoch
     result = {"epoch": progress.epoch, "step": progress.step, **epoch.result()}
     result["lr"] = float(trainer.scheduler.get_last_lr()[0])
-    numbers, confusion = _evaluation(trainer, loaders[1])
-    result |= numbers
-    monitor.end_epoch(progress.step, result)
-    classes = loaders[1].dataset.classes
-    if progress.epoch == trainer.config.epochs and len(classes) <= LARGEST_REPORT:
-        monitor.say(classification_report(confusion, classes))
-    progress.epochs.append(result)
+    _evaluate(trainer, loaders[1], progress, result, monitor)
     progress.epoch, progress.samples = progress.epoch + 1, 0
     checkpoints.save(Epoch(trainer, monitor, stop, progress))
     return epoch
 
 
-def _evaluation(trainer: Trainer, loader: Loader) -> tuple[dict[str, Any], Confusion]:
-    """The plain numbers of an evaluation, and its confusion matrix."""
-    if not trainer.config.sync_bn:
-        merge_running_statistics(trainer.module, trainer.ctx.group)
-    started = time.perf_counter()
-    outcome = evaluate(trainer.module, loader, trainer.ctx, trainer.config.amp)
-    numbers = {
-        "test_loss": outcome.loss,
-        "test_correct": outcome.correct,
-        "test_top5_correct": outcome.top5_correct,
-        "test_samples": outcome.samples,
-        "test_s": time.perf_counter() - started,
-    }
-    return numbers, outcome.confusion
+def _begun(loader: Loader, trainer: Trainer, monitor: Monitor) -> Iterable[Batch]:
+    """The loader's batches, after the monitor was told of the first, which may take it a while: outside the clock."""
+    batches = iter(loader)
+    for first in batches:
+        monitor.begin(trainer.module, first, loader.dataset)
+        return chain([first], batches)
+    return ()
 
 
-def save_model(path: Path, module: nn.Module) -> None:
-    """Write the weights so that the file is either the old one or the new one, whenever the machine stops."""
+def _evaluate(trainer: Trainer, loader: Loader, progress: Progress, result: dict[str, Any], monitor: Monitor) -> None:
+    """Add the results of the epoch to those of the run, and write weights that are the best or the last."""
+    config, module = trainer.config, trainer.module
+    merge = not config.sync_bn or config.parallel.sync_bn_scope == "node"
+    if merge:
+        merge_running_statistics(module, trainer.ctx.group)
+    with nullcontext() if trainer.ema is None else trainer.ema.applied(module):
+        if merge and trainer.ema is not None:
+            merge_running_statistics(module, trainer.ctx.group)
+        started = time.perf_counter()
+        with trainer.strategy.evaluating(module):
+            outcome = evaluate(module, loader, trainer.ctx, config.amp)
+        result |= {
+            "test_loss": outcome.loss,
+            "test_correct": outcome.correct,
+            "test_top5_correct": outcome.top5_correct,
+            "test_samples": outcome.samples,
+            "test_s": time.perf_counter() - started,
+        }
+        progress.epochs.append(result)
+        if config.out is not None and best(progress.epochs) is result:
+            save_weights(config.out / "best.pt", trainer)
+        if config.out is not None and _complete(progress.epochs, config):
+            save_weights(config.out / "model.pt", trainer)
+    monitor.end_epoch(progress.step, result)
+    monitor.confusion(progress.step, outcome.confusion, loader.dataset.classes)
+    if _complete(progress.epochs, config):
+        _say_farewell(progress.epochs, outcome.confusion, loader.dataset.classes, config, monitor)
+
+
+def _say_farewell(
+    epochs: list[dict[str, Any]], confusion: Confusion, classes: tuple[str, ...], config: TrainConfig, monitor: Monitor
+) -> None:
+    """What a person should know at the end of a run."""
+    if len(classes) <= LARGEST_REPORT:
+        monitor.say(classification_report(confusion, classes))
+    top = best(epochs)
+    if top is not None and len(epochs) < config.epochs:
+        accuracy = top["test_correct"] / top["test_samples"]
+        monitor.say(
+            f"stopped early: no better test accuracy in {config.patience} epochs than {accuracy:.2%} of epoch "
+            f"{top['epoch']}" + ("" if config.out is None else f", whose weights are in {config.out / 'best.pt'}")
+        )
+
+
+def save_weights(path: Path, trainer: Trainer) -> None:
+    """Write the model, from rank 0, so that the file is the old one or the new one, whenever the machine stops.
+
+    Every rank must call this.
+    """
+    state = trainer.strategy.model_state(trainer.module)
+    if not trainer.ctx.is_main:
+        return
     temporary = path.with_suffix(".tmp")
     with temporary.open("wb") as file:
-        torch.save(module.state_dict(), file)
+        torch.save(state, file)
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)

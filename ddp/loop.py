@@ -1,122 +1,111 @@
 """The one training loop: what trains a model is what the benchmarks measure."""
 
+import math
 from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from contextlib import nullcontext
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import cross_entropy
-from torch.nn.parallel import DistributedDataParallel
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
-from ddp.config import TrainConfig
-from ddp.context import DistContext
-from ddp.discover import find
+from ddp.guard import GuardedStep, NonFiniteError
 from ddp.loader import Batch
-from ddp.optim import add_l1, make_optimizer, make_scheduler, scaled_lr
-from ddp.precision import autocast, grad_scaler
-from ddp.syncbn import convert_sync_batchnorm
+from ddp.optim import add_l1
+from ddp.precision import autocast
+from ddp.trainer import Trainer
 
 
-@dataclass
-class Trainer:
-    """Everything that a training step reads and changes."""
-
-    module: nn.Module
-    """The model itself, for evaluation and saving."""
-    wrapped: nn.Module
-    """The model as the strategy wraps it, for training."""
-    optimizer: torch.optim.Optimizer
-    scheduler: torch.optim.lr_scheduler.LRScheduler
-    scaler: torch.amp.GradScaler
-    config: TrainConfig
-    ctx: DistContext
-    skipped_steps: int = 0
-    """Steps without an update because an fp16 gradient overflowed."""
-
-    def without_communication(self) -> AbstractContextManager[None]:
-        """A context in which backward passes add to this rank's gradients only."""
-        if isinstance(self.wrapped, DistributedDataParallel):
-            return self.wrapped.no_sync()
-        return nullcontext()
+def _losses(logits: Tensor, batch: Batch, label_smoothing: float) -> Tensor:
+    """Cross-entropy of each sample, [N]; of a blend of two samples, the blend of their losses."""
+    losses = cross_entropy(logits, batch.labels, reduction="none", label_smoothing=label_smoothing)
+    if batch.mix is None:
+        return losses
+    others = cross_entropy(logits, batch.mix.labels, reduction="none", label_smoothing=label_smoothing)
+    return losses.lerp(others, batch.mix.share.to(losses.dtype))
 
 
-def make_trainer(module: nn.Module, config: TrainConfig, ctx: DistContext, total_steps: int) -> Trainer:
-    """Put a model on its device and make it data parallel. The order matters: parameters must not move afterwards.
+def _one_or_nan(losses: Tensor) -> Tensor:
+    """A factor that leaves a loss as it is, or makes its gradients NaN on all ranks if a part of it is not finite.
 
-    Raises Mistake if the strategy is unknown or does not fit the number of ranks.
+    An infinite loss may well have finite gradients, from which the other ranks would learn nothing of it.
     """
-    name = config.strategy
-    if name == "auto":
-        name = "ddp" if ctx.world_size > 1 else "single"
-    strategy = find("ddp.strategies", name, kind="strategy")
-    module = module.to(ctx.device)
-    if config.channels_last:
-        module = module.to(memory_format=torch.channels_last)
-    if config.sync_bn:
-        module = convert_sync_batchnorm(module, ctx.group, ctx.device)
-    wrapped = strategy.wrap(module, ctx)
-    optim = replace(config.optim, lr=scaled_lr(config.optim, config.global_batch(ctx.world_size)), lr_scaling="none")
-    optimizer = make_optimizer(optim, module)
-    return Trainer(
-        module=module,
-        wrapped=wrapped,
-        optimizer=optimizer,
-        scheduler=make_scheduler(optim, optimizer, total_steps),
-        scaler=grad_scaler(config.amp, ctx.device),
-        config=config,
-        ctx=ctx,
-    )
+    return torch.where(torch.isfinite(losses).all(), 1.0, math.nan).to(losses.dtype)
 
 
-def _backward(trainer: Trainer, batch: Batch) -> Tensor:
-    """Gradients of the mean loss over all ranks' samples -> sum of this rank's losses, float32 [].
+def backward(trainer: Trainer, batch: Batch) -> Tensor:
+    """Gradients of the mean loss over all ranks' samples -> losses of this rank's samples, [N].
 
     With --accumulate the batch is cut into micro-batches, and only the last one's backward pass communicates. All ranks
     cut theirs into the same number, none of them empty, since SyncBN communicates in every one.
     """
     config, ctx = trainer.config, trainer.ctx
     parts = min(config.accumulate, max(1, batch.global_count // ctx.world_size))
-    images, labels = batch.images.tensor_split(parts), batch.labels.tensor_split(parts)
-    total = torch.zeros((), device=ctx.device)
-    for part in range(parts):
+    seen = []
+    for number, part in enumerate(batch.split(parts) if parts > 1 else [batch], start=1):
         # DDP decides in the forward pass whether the backward pass communicates, so both stand inside.
-        with nullcontext() if part == parts - 1 else trainer.without_communication():
+        with nullcontext() if number == parts else trainer.strategy.without_communication(trainer.wrapped):
             with autocast(config.amp, ctx.device):
-                loss_sum = cross_entropy(
-                    trainer.wrapped(images[part]),
-                    labels[part],
-                    reduction="sum",
-                    label_smoothing=config.optim.label_smoothing,
-                )
-            trainer.scaler.scale(loss_sum * (ctx.world_size / batch.global_count)).backward()
-        total += loss_sum.detach()
-    return total
+                losses = _losses(trainer.forward(part.images), part, config.optim.label_smoothing)
+                loss = losses.sum() * (ctx.world_size / batch.global_count) * _one_or_nan(losses.detach())
+            trainer.scaler.scale(loss).backward()
+        seen.append(losses.detach())
+    return seen[0] if parts == 1 else torch.cat(seen)
 
 
 def train_step(trainer: Trainer, batch: Batch) -> Tensor:
     """One update from one global batch -> sum of this rank's losses, float32 [], on the device, without a wait.
 
     The loss is the mean over the samples of all ranks, however unequal their shares: DDP averages gradients over
-    ranks, so each rank contributes sum(losses) * ranks / global samples.
+    ranks, so each rank contributes sum(losses) * ranks / global samples. Raises NonFiniteError on all ranks before an
+    update by gradients that are not finite; on a GPU in the step after it, with the weights as before it.
     """
     trainer.optimizer.zero_grad(set_to_none=True)
-    loss_sum = _backward(trainer, batch)
+    losses = backward(trainer, batch)
     optim = trainer.config.optim
-    if optim.l1:
+    if optim.l1 or optim.clip_norm:
         trainer.scaler.unscale_(trainer.optimizer)  # does nothing without fp16
         add_l1(trainer.optimizer, optim.l1)
     if trainer.scaler.is_enabled():
-        scale = trainer.scaler.get_scale()
-        trainer.scaler.step(trainer.optimizer)
-        trainer.scaler.update()
-        if trainer.scaler.get_scale() < scale:
-            trainer.skipped_steps += 1
-            return loss_sum
+        trainer.grad_norm = _clip(trainer) if optim.clip_norm else None  # of scaled gradients it means nothing
+        updated = _scaled_update(trainer, batch, losses)
     else:
+        trainer.grad_norm = norm = _clip(trainer)
+        trainer.guard.admit(norm, batch, losses)
         trainer.optimizer.step()
-    trainer.scheduler.step()
-    return loss_sum
+        updated = True
+    if updated:
+        trainer.scheduler.step()
+        if trainer.ema is not None:
+            trainer.ema.update(trainer.module)
+    return losses.sum()
+
+
+def _clip(trainer: Trainer) -> Tensor:
+    """Clip gradients if asked to -> their norm before that, float32 []."""
+    parameters = [each for group in trainer.optimizer.param_groups for each in group["params"] if each.grad is not None]
+    norm = get_total_norm([each.grad for each in parameters], foreach=True)
+    clip_norm = trainer.config.optim.clip_norm
+    if clip_norm:
+        clip_grads_with_norm_(parameters, clip_norm, norm, foreach=True)
+    return norm.full_tensor() if hasattr(norm, "full_tensor") else norm  # with fsdp2 it is one of shards
+
+
+def _scaled_update(trainer: Trainer, batch: Batch, losses: Tensor) -> bool:
+    """Update by scaled gradients -> whether none of them had overflowed, alike on all ranks.
+
+    An overflow only lowers the scale, unless a loss itself is not finite. Raises NonFiniteError on all ranks then.
+    """
+    scale = trainer.scaler.get_scale()
+    trainer.scaler.step(trainer.optimizer)
+    trainer.scaler.update()
+    if trainer.scaler.get_scale() >= scale:
+        return True
+    trainer.skipped_steps += 1
+    bad = 1 - torch.isfinite(losses).all().float()
+    if trainer.ctx.sum(bad.clone()).item():
+        raise NonFiniteError(GuardedStep(batch, losses, bad), at_once=True)
+    return False
 
 
 def train_steps(trainer: Trainer, batches: Iterable[Batch], after_step: Callable[[Batch, Tensor], bool | None]) -> None:
@@ -124,7 +113,7 @@ def train_steps(trainer: Trainer, batches: Iterable[Batch], after_step: Callable
 
     It is called when a step has been issued, at the same steps on every rank, and must answer alike on all.
     """
-    trainer.wrapped.train()
+    trainer.train_mode()
     for batch in batches:
         if after_step(batch, train_step(trainer, batch)):
             return

@@ -6,8 +6,9 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
 
-from ddp.config import OptimConfig
+from ddp.optim_config import OptimConfig
 
 Groups = list[dict[str, Any]]
 
@@ -27,25 +28,32 @@ def parameter_groups(config: OptimConfig, module: nn.Module) -> Groups:
     return [group for group in groups if group["params"]]
 
 
-def _sgd(config: OptimConfig, groups: Groups) -> torch.optim.Optimizer:
+def _sgd(config: OptimConfig, groups: Groups, fast: dict[str, Any]) -> torch.optim.Optimizer:
     nesterov = config.nesterov and config.momentum > 0  # torch refuses it without momentum, where it changes nothing
-    return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=nesterov, fused=True)
+    return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=nesterov, **fast)
 
 
+FOREACH: dict[str, Any] = {"foreach": True}
 # torch has no fused form of rmsprop and asgd.
-OPTIMIZERS: dict[str, Callable[[OptimConfig, Groups], torch.optim.Optimizer]] = {
+OPTIMIZERS: dict[str, Callable[[OptimConfig, Groups, dict[str, Any]], torch.optim.Optimizer]] = {
     "sgd": _sgd,
-    "adam": lambda config, groups: torch.optim.Adam(groups, lr=config.lr, fused=True),
-    "adamw": lambda config, groups: torch.optim.AdamW(groups, lr=config.lr, fused=True),
-    "rmsprop": lambda config, groups: torch.optim.RMSprop(groups, lr=config.lr, foreach=True),
-    "adagrad": lambda config, groups: torch.optim.Adagrad(groups, lr=config.lr, fused=True),
-    "asgd": lambda config, groups: torch.optim.ASGD(groups, lr=config.lr, foreach=True),
+    "adam": lambda config, groups, fast: torch.optim.Adam(groups, lr=config.lr, **fast),
+    "adamw": lambda config, groups, fast: torch.optim.AdamW(groups, lr=config.lr, **fast),
+    "rmsprop": lambda config, groups, fast: torch.optim.RMSprop(groups, lr=config.lr, **FOREACH),
+    "adagrad": lambda config, groups, fast: torch.optim.Adagrad(groups, lr=config.lr, **fast),
+    "asgd": lambda config, groups, fast: torch.optim.ASGD(groups, lr=config.lr, **FOREACH),
 }
 
 
 def make_optimizer(config: OptimConfig, module: nn.Module) -> torch.optim.Optimizer:
-    """The optimizer over all parameters that want gradients, in torch's fused form where there is one."""
-    return OPTIMIZERS[config.optimizer](config, parameter_groups(config, module))
+    """The optimizer over all parameters that want gradients, in torch's fused form where there is one.
+
+    Sharded parameters (fsdp2) get the form for lists of tensors: not every fused one knows them.
+    """
+    sharded = any(isinstance(parameter, DTensor) for parameter in module.parameters())
+    return OPTIMIZERS[config.optimizer](
+        config, parameter_groups(config, module), FOREACH if sharded else {"fused": True}
+    )
 
 
 @torch.no_grad()

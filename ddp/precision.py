@@ -14,6 +14,15 @@ def autocast(amp: Amp, device: torch.device) -> AbstractContextManager[object]:
     return torch.autocast(device.type, dtype=DTYPES.get(amp), enabled=amp != "off")
 
 
+def set_tf32(allowed: bool) -> None:
+    """Whether float32 products and convolutions on a GPU may round their factors to TF32's 10 bits of mantissa.
+
+    torch's own default allows it in convolutions only.
+    """
+    torch.set_float32_matmul_precision("high" if allowed else "highest")
+    torch.backends.cudnn.allow_tf32 = allowed
+
+
 def grad_scaler(amp: Amp, device: torch.device) -> torch.amp.GradScaler:
     """A scaler that does nothing unless the precision is fp16: bf16 has the range of float32."""
     return torch.amp.GradScaler(device.type, enabled=amp == "fp16")

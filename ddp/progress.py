@@ -5,6 +5,12 @@ from typing import Any, Protocol, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import nn
+
+from ddp.loader import Batch
+from ddp.metrics import Confusion
+from ddp.source import Dataset
+from ddp.tensorboard import Events
 
 
 class Monitor(Protocol):
@@ -14,14 +20,26 @@ class Monitor(Protocol):
         """Something that a person should know."""
         ...
 
+    def resumed(self, step: int) -> None:
+        """The run goes on after this step; told before all that follows."""
+        ...
+
+    def begin(self, module: nn.Module, batch: Batch, dataset: Dataset) -> None:
+        """The first training batch of this launch, and the model itself, not its wrapper; neither may be changed."""
+        ...
+
     def start_epoch(self, epoch: int, steps: int) -> None: ...
 
-    def step(self) -> None:
+    def step(self, batch: Batch) -> None:
         """One more step was issued."""
         ...
 
-    def reading(self, step: int, loss: float, lr: float) -> None:
-        """The loss was read: the mean over this rank's samples since the last reading."""
+    def reading(self, step: int, loss: float, lr: float, grad_norm: float | None = None) -> None:
+        """The loss was read: the mean over this rank's samples since the last reading. grad_norm: of the last step."""
+        ...
+
+    def confusion(self, step: int, confusion: Confusion, classes: tuple[str, ...]) -> None:
+        """The model was evaluated: samples of row's class that were taken for the column's."""
         ...
 
     def end_epoch(self, step: int, epoch: dict[str, Any]) -> None: ...
@@ -37,11 +55,17 @@ class Silent:
 
     def say(self, text: str) -> None: ...
 
+    def resumed(self, step: int) -> None: ...
+
+    def begin(self, module: nn.Module, batch: Batch, dataset: Dataset) -> None: ...
+
     def start_epoch(self, epoch: int, steps: int) -> None: ...
 
-    def step(self) -> None: ...
+    def step(self, batch: Batch) -> None: ...
 
-    def reading(self, step: int, loss: float, lr: float) -> None: ...
+    def reading(self, step: int, loss: float, lr: float, grad_norm: float | None = None) -> None: ...
+
+    def confusion(self, step: int, confusion: Confusion, classes: tuple[str, ...]) -> None: ...
 
     def end_epoch(self, step: int, epoch: dict[str, Any]) -> None: ...
 
@@ -63,11 +87,7 @@ class Display:
             disable=not self.console.is_terminal,
         )
         self.task = self.bar.add_task("train", epoch=0, epochs=epochs, loss="-", total=None)
-        self.writer = None
-        if out is not None:
-            from tensorboardX import SummaryWriter
-
-            self.writer = SummaryWriter(str(out / "tensorboard"))
+        self.events = None if out is None else Events(out / "tensorboard")
 
     def __enter__(self) -> Self:
         self.bar.start()
@@ -75,27 +95,47 @@ class Display:
 
     def __exit__(self, *error: object) -> None:
         self.bar.stop()
-        if self.writer is not None:
-            self.writer.close()
+        if self.events is not None:
+            self.events.close()
 
     def say(self, text: str) -> None:
         """Print a line above the bar."""
         self.console.print(text, soft_wrap=True, markup=False)
 
+    def resumed(self, step: int) -> None:
+        """Make void what was logged of later steps."""
+        if self.events is not None:
+            self.events.resumed(step)
+
+    def begin(self, module: nn.Module, batch: Batch, dataset: Dataset) -> None:
+        """Log the batch's first images and the model's graph; what is trained stays as it is, to the last bit."""
+        if self.events is None:
+            return
+        self.events.images(batch, dataset)
+        trouble = self.events.graph(module, batch)
+        if trouble is not None:
+            self.say(f"TensorBoard shows no graph of this model: {trouble}")
+
     def start_epoch(self, epoch: int, steps: int) -> None:
         """Begin a new bar."""
         self.bar.reset(self.task, total=steps, epoch=epoch, loss="-")
 
-    def step(self) -> None:
+    def step(self, batch: Batch) -> None:
         """Advance the bar; it redraws itself at its own pace, from counters that are on the CPU."""
         self.bar.advance(self.task)
 
-    def reading(self, step: int, loss: float, lr: float) -> None:
+    def reading(self, step: int, loss: float, lr: float, grad_norm: float | None = None) -> None:
         """Show and log the loss."""
         self.bar.update(self.task, loss=f"{loss:.3f}")
-        if self.writer is not None:
-            self.writer.add_scalar("train/loss", loss, step)
-            self.writer.add_scalar("train/lr", lr, step)
+        if self.events is not None:
+            self.events.scalars(step, {"train/loss": loss, "train/lr": lr})
+            if grad_norm is not None:
+                self.events.scalars(step, {"train/grad_norm": grad_norm})
+
+    def confusion(self, step: int, confusion: Confusion, classes: tuple[str, ...]) -> None:
+        """Log the matrix as an image, and the recall of each class."""
+        if self.events is not None:
+            self.events.confusion(step, confusion, classes)
 
     def end_epoch(self, step: int, epoch: dict[str, Any]) -> None:
         """One line per epoch, and its results as events."""
@@ -106,7 +146,6 @@ class Display:
             f"test loss {epoch['test_loss']:.4f}  test accuracy {accuracy:.2%}  {rate:,.0f} samples/s",
             soft_wrap=True,
         )
-        if self.writer is not None:
-            self.writer.add_scalar("test/loss", epoch["test_loss"], step)
-            self.writer.add_scalar("test/accuracy", accuracy, step)
-            self.writer.add_scalar("train/samples_per_s", rate, step)
+        if self.events is not None:
+            results = {"test/loss": epoch["test_loss"], "test/accuracy": accuracy, "train/samples_per_s": rate}
+            self.events.scalars(step, results)

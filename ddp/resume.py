@@ -4,17 +4,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch.nn.functional import cross_entropy
-
 from ddp import checkpoint
-from ddp.config import Mistake, TrainConfig
+from ddp.config import TrainConfig
 from ddp.context import DistContext
+from ddp.early_stop import best
 from ddp.epoch import Epoch
-from ddp.loop import Trainer
-from ddp.precision import autocast
+from ddp.mistake import Mistake
 from ddp.source import Dataset
-from ddp.state import Progress, check_same, fingerprint, own_state, restore, shared_state
+from ddp.state import Progress, check_same, fingerprint, own_state, restore, seed_generators, shared_state
+from ddp.trainer import Trainer
+from ddp.warm_up import warm_up
 
 FOLDER = "checkpoints"
 
@@ -31,7 +30,7 @@ def find_start(config: TrainConfig, ctx: DistContext, report: Callable[[str], No
             choice = [None if path is None else str(path), None]
         except (Mistake, checkpoint.CheckpointError) as error:
             choice = [None, str(error)]
-    path_text, complaint = ctx.gather(choice)[0]
+    path_text, complaint = ctx.patient.gather(choice)[0]
     if complaint is not None:
         raise Mistake(complaint)
     return None if path_text is None else Path(path_text)
@@ -57,23 +56,14 @@ def _choose(config: TrainConfig, report: Callable[[str], None]) -> Path | None:
 
 
 def settle_buckets(trainer: Trainer, shape: tuple[int, int, int]) -> None:
-    """One forward and backward pass for nothing, before the state of a checkpoint is loaded.
+    """A pass for nothing, before the state of a checkpoint is loaded.
 
     DDP arranges gradients into buckets for its first pass and differently for all later ones, and sums of another
     arrangement round differently. A resumed run has its first pass here, so that its next step is like that of a run
     that was never interrupted; without this, results differ at 3 or more ranks.
     """
-    if trainer.wrapped is trainer.module:
-        return
-    ctx = trainer.ctx
-    trainer.wrapped.train()
-    images = torch.zeros(2, *shape, device=ctx.device)
-    if trainer.config.channels_last:
-        images = images.to(memory_format=torch.channels_last)
-    with autocast(trainer.config.amp, ctx.device):
-        loss = cross_entropy(trainer.wrapped(images), torch.zeros(2, dtype=torch.int64, device=ctx.device))
-    loss.backward()
-    trainer.optimizer.zero_grad(set_to_none=True)
+    if trainer.wrapped is not trainer.module:
+        warm_up(trainer, shape)
 
 
 class Checkpoints:
@@ -101,12 +91,13 @@ class Checkpoints:
             own=own_state(self.trainer, epoch.state()),
             info={"identity": self.identity, "samples": progress.samples, "epoch": progress.epoch},
         )
-        best = max(progress.epochs, key=lambda result: result["test_correct"], default=None)
-        protect = self.resumed | (set() if best is None else {best["step"]})
+        best_epoch = best(progress.epochs)
+        protect = self.resumed | (set() if best_epoch is None else {best_epoch["step"]})
+        patient = self.ctx.patient
         checkpoint.write(
-            self.config.out / FOLDER, progress.step, content, self.ctx, keep=self.config.keep, protect=protect
+            self.config.out / FOLDER, progress.step, content, patient, keep=self.config.keep, protect=protect
         )
-        self.ctx.barrier()  # no rank may end, and take the launch with it, before rank 0 has committed
+        patient.barrier()  # no rank may end, and take the launch with it, before rank 0 has committed
 
     def load(self, path: Path) -> tuple[Progress, dict[str, Any]]:
         """Put the trainer into a checkpoint's state -> how far the run was, and this rank's sums of the open epoch.
@@ -122,6 +113,6 @@ class Checkpoints:
         if same_ranks and own is not None:
             return progress, own["meter"]
         # Other ranks than before: generators start anew from seed, step and rank, and rank 0 carries the sums.
-        torch.manual_seed(self.config.seed + 1_000_003 * (self.ctx.rank + 1) + 7_368_787 * progress.step)
+        seed_generators(self.config.seed + 1_000_003 * (self.ctx.rank + 1) + 7_368_787 * progress.step)
         nothing = {"total": 0.0, "samples": 0, "elapsed_s": shared["meter"]["elapsed_s"]}
         return progress, shared["meter"] if self.ctx.is_main else nothing

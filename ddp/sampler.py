@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ddp.config import Mistake
+from ddp.mistake import Mistake
 
 
 class Share(NamedTuple):
@@ -18,15 +18,42 @@ class Share(NamedTuple):
     """int64 [samples of this rank]."""
     global_count: int
     """Samples of all ranks in this step: the denominator of the step's mean loss."""
+    keys: Tensor
+    """int64 [samples of this rank]: what an image is changed at random by.
+
+    The index itself when a sample is drawn for the first time in an epoch, then `samples` more each time, so that a
+    sample which is drawn again is changed in another way.
+    """
+
+
+def _balanced(labels: np.ndarray, generator: torch.Generator) -> Tensor:
+    """As many draws as there are samples, with replacement, of every class equally many (or one more): int64 [N]."""
+    _, classes, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    members = torch.from_numpy(np.argsort(classes, kind="stable"))  # of each class in turn
+    sizes = torch.from_numpy(counts)
+    starts = sizes.cumsum(0) - sizes
+    drawn = torch.randperm(len(labels), generator=generator) % len(counts)
+    within = torch.rand(len(labels), generator=generator, dtype=torch.float64) * sizes[drawn]
+    return members[starts[drawn] + within.long()]
+
+
+def _repeats(order: Tensor) -> Tensor:
+    """How often each entry of `order`, int64 [N], stands before it: int64 [N]."""
+    by_value = torch.argsort(order, stable=True)
+    values = order[by_value]
+    repeats = torch.empty_like(order)
+    repeats[by_value] = torch.arange(len(order)) - torch.searchsorted(values, values)
+    return repeats
 
 
 @dataclass
 class TrainBatches:
-    """Batches of an epoch: a permutation drawn from (seed, epoch), cut into global batches, each dealt to the ranks.
+    """Batches of an epoch: an order drawn from (seed, epoch), cut into global batches, each dealt to the ranks.
 
-    Every sample is seen exactly once in an epoch, whatever the number of ranks. The last batch may be short; if it has
-    fewer samples than there are ranks, it is joined to the batch before it, so that no rank ever runs without data.
-    With `drop_last` an incomplete last batch is left out.
+    The order is a permutation: every sample is seen exactly once in an epoch, whatever the number of ranks. The last
+    batch may be short; if it has fewer samples than there are ranks, it is joined to the batch before it, so that no
+    rank ever runs without data. With `drop_last` an incomplete last batch is left out. With `balance` the order is as
+    long, but drawn with replacement, so that all classes are equally frequent.
     """
 
     samples: int
@@ -38,6 +65,8 @@ class TrainBatches:
     epoch: int = 0
     done: int = 0
     """Samples of the epoch that were dealt before, by this launch or an earlier one; they are left out."""
+    balance: np.ndarray | None = None
+    """Labels int64 [samples] of the classes to balance."""
 
     def __post_init__(self) -> None:
         smallest = self.global_batch if self.drop_last else self.world_size
@@ -49,7 +78,7 @@ class TrainBatches:
             )
 
     def set_epoch(self, epoch: int, done: int = 0) -> None:
-        """Choose the epoch whose permutation is dealt next, and how many of its samples have been dealt already."""
+        """Choose the epoch whose order is dealt next, and how many of its samples have been dealt already."""
         self.epoch, self.done = epoch, done
 
     def _bounds(self) -> list[tuple[int, int]]:
@@ -66,12 +95,21 @@ class TrainBatches:
     def __len__(self) -> int:
         return len(self._bounds())
 
-    def __iter__(self) -> Iterator[Share]:
+    def _order(self) -> tuple[Tensor, Tensor]:
+        """Indices and keys of the whole epoch, int64 [samples] each."""
         entropy = np.random.SeedSequence((self.seed, self.epoch)).generate_state(1, np.uint64)[0]
         generator = torch.Generator().manual_seed(int(entropy >> np.uint64(1)))
-        order = torch.randperm(self.samples, generator=generator)
+        if self.balance is None:
+            order = torch.randperm(self.samples, generator=generator)
+            return order, order
+        order = _balanced(self.balance, generator)
+        return order, order + _repeats(order) * self.samples
+
+    def __iter__(self) -> Iterator[Share]:
+        order, keys = self._order()
         for start, end in self._bounds():
-            yield Share(order[start + self.rank : end : self.world_size], end - start)
+            mine = slice(start + self.rank, end, self.world_size)
+            yield Share(order[mine], end - start, keys[mine])
 
 
 @dataclass
@@ -90,4 +128,4 @@ class EvalBatches:
     def __iter__(self) -> Iterator[Share]:
         for start in range(self.rank * self.batch, self.samples, self.batch * self.world_size):
             indices = torch.arange(start, min(start + self.batch, self.samples))
-            yield Share(indices, len(indices))
+            yield Share(indices, len(indices), indices)

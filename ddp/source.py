@@ -1,6 +1,6 @@
 """What a data set is: labels, and a way to read one image. Imports numpy only; the files of ddp/datasets make these."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +20,13 @@ class Split:
     labels: np.ndarray
     """int64 [samples]."""
     read: Callable[[int], np.ndarray]
+    """Can be pickled: loader processes on GPU machines are not forked."""
+    identity: Callable[[], Iterator[bytes]] | None = None
+    """Gives pieces of text, one of which changes when a file behind the images does; None where there are no files."""
+    whole: "Split | None" = None
+    """The split that this one is a part of."""
+    rows: np.ndarray | None = None
+    """int64 [samples], with `whole`: where the samples are in it."""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -52,6 +59,26 @@ class Dataset:
 def array_split(images: np.ndarray, labels: Any) -> Split:
     """A split whose images are in memory. images uint8 [samples, channels, height, width]."""
     return Split(labels=np.asarray(labels, dtype=np.int64), read=images.__getitem__)
+
+
+@dataclass(frozen=True)
+class _ReadRows:
+    read: Callable[[int], np.ndarray]
+    rows: np.ndarray
+
+    def __call__(self, index: int) -> np.ndarray:
+        return self.read(int(self.rows[index]))
+
+
+def part_of(split: Split, rows: np.ndarray) -> Split:
+    """A split of the samples `rows`, int64 [samples], of another."""
+    return Split(
+        labels=split.labels[rows],
+        read=_ReadRows(split.read, rows),
+        identity=split.identity,
+        whole=split,
+        rows=rows,
+    )
 
 
 def resized(images: np.ndarray, size: int | None) -> np.ndarray:

@@ -8,16 +8,21 @@ from typing import Any
 import numpy as np
 import torch
 
-from ddp.config import Mistake, TrainConfig
+from ddp.config import TrainConfig
 from ddp.context import DistContext
-from ddp.loop import Trainer
+from ddp.mistake import Mistake
 from ddp.source import Dataset
+from ddp.trainer import Trainer
 
 MAY_CHANGE = {
     *("out", "resume", "log_every", "timeout_s", "device", "strategy", "batch_size", "global_batch_size"),
-    *("checkpoint_every", "keep", "workers", "cache", "cache_gib", "data_dir", "download", "eval_batch_size"),
+    *("checkpoint_every", "keep", "check_every", "stop_after", "patience", "min_delta", "eval_batch_size"),
+    *("workers", "cache", "cache_gib", "cache_dir", "prefetch", "data_dir", "download", "init", "weights", "new_head"),
+    *("gradient_as_bucket_view", "spawn_ranks"),
 }
 """Options that do not decide what a run computes; the global batch is compared as a number of its own."""
+BUCKETS = {"bucket_cap_mb", "static_graph", "find_unused_parameters"}
+"""Options that decide how DDP arranges gradients: only a rounding, but what PowerSGD remembers depends on it."""
 
 
 @dataclass
@@ -45,7 +50,8 @@ def _flat(config: dict[str, Any]) -> dict[str, Any]:
 def fingerprint(config: TrainConfig, dataset: Dataset, ctx: DistContext) -> dict[str, Any]:
     """What must be the same when a run is resumed, as plain text and numbers."""
     labels = hashlib.sha256(dataset.train.labels.tobytes() + dataset.test.labels.tobytes()).hexdigest()
-    options = {name: value for name, value in _flat(asdict(config)).items() if name not in MAY_CHANGE}
+    may_change = MAY_CHANGE if config.parallel.comm_hook == "powersgd" else MAY_CHANGE | BUCKETS
+    options = {name: value for name, value in _flat(asdict(config)).items() if name not in may_change}
     sizes = {"training samples": len(dataset.train), "test samples": len(dataset.test), "labels": labels[:16]}
     return options | sizes | {"global batch": config.global_batch(ctx.world_size)}
 
@@ -59,6 +65,13 @@ def check_same(saved: dict[str, Any], now: dict[str, Any]) -> None:
                 f"expected {name} {before} as in the checkpoint, got {after}; "
                 "give the same, or start anew in another --out"
             )
+
+
+def seed_generators(seed: int) -> None:
+    """Seed every generator that a model or an optimizer may draw from: those of Python, numpy and torch."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
 
 
 def random_state(ctx: DistContext) -> dict[str, Any]:
@@ -86,11 +99,12 @@ def set_random_state(state: dict[str, Any], ctx: DistContext) -> None:
 def shared_state(trainer: Trainer, progress: Progress) -> dict[str, Any]:
     """What is the same on every rank."""
     return {
-        "model": trainer.module.state_dict(),
-        "optimizer": trainer.optimizer.state_dict(),
+        "model": trainer.strategy.model_state(trainer.module),
+        "optimizer": trainer.strategy.optimizer_state(trainer.module, trainer.optimizer),
         "scheduler": trainer.scheduler.state_dict(),
         "scaler": trainer.scaler.state_dict(),
         "skipped_steps": trainer.skipped_steps,
+        "ema": None if trainer.ema is None else trainer.ema.shared_state(),
         "progress": asdict(progress),
     }
 
@@ -101,21 +115,26 @@ def own_state(trainer: Trainer, meter: dict[str, Any]) -> dict[str, Any]:
         "random": random_state(trainer.ctx),
         "buffers": {name: buffer.clone() for name, buffer in trainer.module.named_buffers()},
         "meter": meter,
+        "strategy": trainer.strategy.own_state(trainer.wrapped),
+        "ema": None if trainer.ema is None else trainer.ema.own_state(),
     }
 
 
 def restore(trainer: Trainer, shared: dict[str, Any], own: dict[str, Any] | None) -> Progress:
     """Put a trainer into the state of a checkpoint. `own` is None on a rank that did not exist then."""
-    trainer.module.load_state_dict(shared["model"])
-    trainer.optimizer.load_state_dict(shared["optimizer"])
+    trainer.strategy.load_model(trainer.module, shared["model"])
+    trainer.strategy.load_optimizer(trainer.module, trainer.optimizer, shared["optimizer"])
     trainer.scheduler.load_state_dict(shared["scheduler"])
     if trainer.scaler.is_enabled():
         trainer.scaler.load_state_dict(shared["scaler"])
     trainer.skipped_steps = shared["skipped_steps"]
+    if trainer.ema is not None:
+        trainer.ema.load(shared["ema"], None if own is None else own["ema"])
     if own is not None:
         buffers = dict(trainer.module.named_buffers())
         with torch.no_grad():
             for name, value in own["buffers"].items():
                 buffers[name].copy_(value)
+        trainer.strategy.load_own(trainer.wrapped, own["strategy"])
         set_random_state(own["random"], trainer.ctx)
     return Progress(**shared["progress"])

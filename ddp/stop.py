@@ -26,6 +26,8 @@ class Stop:
 
     def __init__(self, ctx: DistContext, timeout_s: float) -> None:
         self.signalled = 0
+        self.steps = 0
+        """Step edges of this launch so far."""
         self._flag = torch.zeros(1, dtype=torch.uint8)
         self._pending: dist.Work | None = None
         ranks = list(range(ctx.world_size))
@@ -41,6 +43,7 @@ class Stop:
 
     def agreed(self) -> bool:
         """Whether any rank had been told to stop when the step before ended. Every rank must call it in every step."""
+        self.steps += 1
         answer = False
         if self._pending is not None:
             self._pending.wait()

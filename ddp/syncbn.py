@@ -5,6 +5,7 @@ forward and one all_reduce in the backward pass, in at least float32, and so is 
 be tested against.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -12,9 +13,12 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ddp.config import Mistake
+from ddp.context import DistContext
+from ddp.mistake import Mistake, require
 
 CONVERTIBLE = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+PLAIN = "plain_batchnorm"
+"""Attribute of a converted layer that holds the class it had before."""
 
 
 def _per_channel(values: Tensor, like: Tensor) -> Tensor:
@@ -124,7 +128,7 @@ class CpuSyncBatchNorm(_BatchNorm):
         self.running_var.lerp_(unbiased.to(self.running_var.dtype), momentum)
 
 
-def _converted(old: nn.Module, group: dist.ProcessGroup, device: torch.device) -> nn.Module:
+def _converted(old: nn.Module, group: dist.ProcessGroup, device: torch.device) -> _BatchNorm:
     assert isinstance(old, _BatchNorm)
     new: CpuSyncBatchNorm | nn.SyncBatchNorm
     if device.type == "cuda":
@@ -132,10 +136,31 @@ def _converted(old: nn.Module, group: dist.ProcessGroup, device: torch.device) -
     else:
         new = CpuSyncBatchNorm(old.num_features, old.eps, old.momentum, old.affine, old.track_running_stats)
         new.group = group
+    vars(new)[PLAIN] = type(old)
+    return _with_tensors_of(old, new)
+
+
+def _with_tensors_of(old: _BatchNorm, new: _BatchNorm) -> _BatchNorm:
     new._parameters = old._parameters
     new._buffers = old._buffers
     new.training = old.training
     return new
+
+
+def _replace_layers(module: nn.Module, convert: Callable[[str, nn.Module], nn.Module]) -> nn.Module:
+    """Put `convert(name, layer)` in the place of every layer; one used under several names is converted once."""
+    replaced: dict[int, nn.Module] = {}
+
+    def once(name: str, old: nn.Module) -> nn.Module:
+        if id(old) not in replaced:
+            replaced[id(old)] = convert(name, old)
+        return replaced[id(old)]
+
+    for parent_name, parent in list(module.named_modules()):
+        for name, child in list(parent._modules.items()):
+            if child is not None:
+                parent._modules[name] = once(f"{parent_name}.{name}".lstrip("."), child)
+    return once("", module)
 
 
 def convert_sync_batchnorm(module: nn.Module, group: dist.ProcessGroup, device: torch.device) -> nn.Module:
@@ -144,11 +169,8 @@ def convert_sync_batchnorm(module: nn.Module, group: dist.ProcessGroup, device: 
     A layer that is used under several names stays one layer. Raises Mistake for a layer that is derived from
     BatchNorm (its own forward would be lost) or that has hooks.
     """
-    replaced: dict[int, nn.Module] = {}
 
     def convert(name: str, old: nn.Module) -> nn.Module:
-        if id(old) in replaced:
-            return replaced[id(old)]
         if isinstance(old, nn.SyncBatchNorm | CpuSyncBatchNorm) or not isinstance(old, _BatchNorm):
             return old
         if type(old) not in CONVERTIBLE:
@@ -160,24 +182,63 @@ def convert_sync_batchnorm(module: nn.Module, group: dist.ProcessGroup, device: 
             raise Mistake(
                 f"expected BatchNorm layers without hooks for --sync-bn, got hooks at {name}; add them after wrapping"
             )
-        replaced[id(old)] = _converted(old, group, device)
-        return replaced[id(old)]
+        return _converted(old, group, device)
 
-    for parent_name, parent in list(module.named_modules()):
-        for name, child in list(parent._modules.items()):
-            if child is not None:
-                parent._modules[name] = convert(f"{parent_name}.{name}".lstrip("."), child)
-    return convert("", module)
+    return _replace_layers(module, convert)
+
+
+def revert_sync_batchnorm(module: nn.Module) -> nn.Module:
+    """Undo `convert_sync_batchnorm`, in place: each layer becomes what it was, and its tensors stay the same.
+
+    A layer that the model itself made as SyncBatchNorm stays one.
+    """
+
+    def revert(name: str, old: nn.Module) -> nn.Module:
+        plain = vars(old).get(PLAIN)
+        if plain is None:
+            return old
+        assert isinstance(old, _BatchNorm)
+        new = plain(old.num_features, old.eps, old.momentum, old.affine, old.track_running_stats)
+        return _with_tensors_of(old, new)
+
+    return _replace_layers(module, revert)
+
+
+def node_group(ctx: DistContext) -> dist.ProcessGroup:
+    """The group of this rank's node, which may be this rank alone. Every rank of the launch must call this.
+
+    Raises Mistake on a part of the launch: torch makes groups with all of its processes.
+    """
+    everyone = dist.get_world_size()
+    require(
+        ctx.world_size == everyone,
+        f"all {everyone} ranks of the launch with --sync-bn-scope node",
+        ctx.world_size,
+        "use --sync-bn-scope world",
+    )
+    nodes = ctx.gather(ctx.node_rank)
+    own: dist.ProcessGroup | None = None
+    for node in sorted(set(nodes)):
+        group = dist.new_group([rank for rank, each in enumerate(nodes) if each == node])
+        if isinstance(group, dist.ProcessGroup):  # this rank is in it
+            own = group
+    assert own is not None
+    return own
 
 
 @torch.no_grad()
 def merge_running_statistics(module: nn.Module, group: dist.ProcessGroup) -> None:
     """Give all ranks the same BatchNorm statistics: those of the mixture of what each rank saw.
 
-    Without SyncBN each rank's running statistics describe its own samples. The ranks' share of samples is equal, so
-    the mixture's mean is the mean of means, and its variance the mean variance plus the variance of the means.
+    Without SyncBN each rank's running statistics describe its own samples, and with it over nodes those of its node.
+    The ranks' share of samples is equal, so the mixture's mean is the mean of means, and its variance the mean variance
+    plus the variance of the means.
     """
-    layers = [layer for layer in module.modules() if isinstance(layer, _BatchNorm) and layer.running_mean is not None]
+    layers = [
+        layer
+        for layer in module.modules()
+        if isinstance(layer, _BatchNorm) and layer.running_mean is not None and layer.training  # others stood still
+    ]
     if not layers:
         return
     means = [layer.running_mean for layer in layers if layer.running_mean is not None]

@@ -19,7 +19,7 @@ class UsageError(Exception):
     """A mistake in the command, already in one sentence for the person who made it."""
 
 
-def _numbers(kind: type[int] | type[float], text: str) -> tuple[float, ...]:
+def _parts(kind: type[int] | type[float] | type[str], text: str) -> tuple[float | str, ...]:
     try:
         return tuple(kind(part) for part in text.split(","))
     except ValueError:
@@ -51,12 +51,12 @@ def parse(kind: type[Config], argv: Sequence[str], *, prog: str, description: st
     @registry.primitive_rule
     def comma_separated(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
         kind, *rest = get_args(info.type) or (None,)
-        if kind not in (int, float) or rest != [Ellipsis]:
+        if kind not in (int, float, str) or rest != [Ellipsis]:
             return None
         return PrimitiveConstructorSpec(
             nargs=1,
-            metavar="N,N,...",
-            instance_from_str=lambda parts: _numbers(kind, parts[0]),
+            metavar="NAME,NAME,..." if kind is str else "N,N,...",
+            instance_from_str=lambda parts: _parts(kind, parts[0]),
             is_instance=lambda value: isinstance(value, tuple),
             str_from_instance=lambda value: [",".join(map(str, value))],
         )

@@ -9,6 +9,7 @@ USAGE = """usage: ringmark COMMAND [OPTIONS]
 
   train     train a model on this machine: prints the torchrun line, then runs it
   bench     measure: `ringmark bench scaling --model resnet18-cifar --ranks 1,2`
+  gradcheck compare a model's gradients with finite differences
   report    write report.md and report.html from a folder's records, and print them
   submit    the same as a SLURM job: `ringmark submit --site NAME --nodes 2 -- train ...`
   list      what there is: models, data, cases, strategies, sites
@@ -31,6 +32,12 @@ def _bench(argv: Sequence[str]) -> int:
     case, options = parse_case(argv, prog="ringmark bench")
     code = run_case(argv[0], case, options)
     return code if code in (2, 130) else show_report(options.out) or code
+
+
+def _gradcheck(argv: Sequence[str]) -> int:
+    from launch.gradcheck import gradcheck
+
+    return gradcheck(argv)
 
 
 def _report(argv: Sequence[str]) -> int:
@@ -60,6 +67,7 @@ def _demo(argv: Sequence[str]) -> int:
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "train": _train,
     "bench": _bench,
+    "gradcheck": _gradcheck,
     "report": _report,
     "submit": _submit,
     "list": _list,

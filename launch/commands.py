@@ -2,10 +2,11 @@
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from ddp.config import TrainConfig, require
+from ddp.config import TrainConfig
+from ddp.mistake import require
 from launch.argv import UsageError, parse, to_argv
 
 
@@ -31,13 +32,17 @@ class TrainCommand:
 def train(argv: Sequence[str]) -> int:
     """Check everything that can be checked here, print the torchrun line, and become it."""
     from launch.preflight import check_training
+    from launch.spawn import STRATEGY
     from launch.torchrun import Launch, replace_this_process
 
     command = parse(TrainCommand, argv, prog="ringmark train", description="Train one model on this machine.")
-    check_training(command.train, command.launch.nproc_per_node)
-    launch = Launch(
-        nproc_per_node=command.launch.nproc_per_node, module="launch.train", argv=tuple(to_argv(command.train))
-    )
+    config, ranks = command.train, command.launch.nproc_per_node
+    spawns = config.strategy == STRATEGY
+    if spawns:
+        config = replace(config, parallel=replace(config.parallel, spawn_ranks=config.parallel.spawn_ranks or ranks))
+        ranks = config.parallel.spawn_ranks or ranks
+    check_training(config, ranks)
+    launch = Launch(nproc_per_node=ranks, module="launch.train", argv=tuple(to_argv(config)), spawns=spawns)
     print(launch.shown(), flush=True)
     replace_this_process(launch)
 
@@ -67,9 +72,13 @@ def _worker(words: Sequence[str], ranks: int) -> tuple[str, ...]:
     """The worker module and its flags behind `train ...` or `bench CASE ...`, checked for that many ranks."""
     from launch.benchmark import parse_case
     from launch.preflight import check_training
+    from launch.spawn import STRATEGY
 
     if words and words[0] == "train":
         config = parse(TrainConfig, words[1:], prog="ringmark submit ... -- train", description="Train one model.")
+        require(
+            config.strategy != STRATEGY, "a strategy for torchrun's ranks", f"--strategy {STRATEGY}", "use ddp in a job"
+        )
         check_training(config, ranks)
         return ("launch.train", *to_argv(config))
     if words and words[0] == "bench":

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.cases.scaling import Options as ScalingOptions
-from ddp.config import InputConfig, OptimConfig, TrainConfig
+from ddp.config import TrainConfig
+from ddp.input_config import InputConfig
+from ddp.optim_config import OptimConfig
 from launch.argv import parse, to_argv
 from launch.benchmark import run_case
 from launch.commands import show_report

@@ -1,7 +1,10 @@
 """What can be known to be wrong before any process is started. Imports no torch, so the answer is instant."""
 
 from ddp import discover
-from ddp.config import TrainConfig, require
+from ddp.config import TrainConfig
+from ddp.folds import training_samples
+from ddp.mistake import require
+from ddp.refusals import check_pairs
 from models import zoo
 
 
@@ -12,8 +15,12 @@ def check_training(config: TrainConfig, world_size: int) -> None:
         known = discover.names("ddp.strategies")
         if config.strategy not in known:
             raise discover.unknown("strategy", config.strategy, ["auto", *known], "choose one of them")
+    check_pairs(config, world_size)
+    weights = config.initial.weights
+    require(weights is None or weights.is_file(), "a file of weights in --weights", str(weights), "check the path")
     global_batch = config.global_batch(world_size)
-    samples = discover.find("ddp.datasets", config.input.data, kind="data set").count(config.input)
+    dataset = discover.find("ddp.datasets", config.input.data, kind="data set")
+    samples = training_samples(dataset.count(config.input), config.input)
     require(
         samples >= world_size,
         f"at least one training sample for each of the {world_size} ranks",

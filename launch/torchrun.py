@@ -19,6 +19,8 @@ class Launch:
     nproc_per_node: int
     module: str
     argv: tuple[str, ...]
+    spawns: bool = False
+    """Whether the module itself starts the processes (--strategy ddp-spawn), so that torchrun is not needed."""
 
     def arguments(self) -> list[str]:
         """Arguments for torchrun."""
@@ -27,6 +29,8 @@ class Launch:
 
     def shown(self) -> str:
         """The line that a person can paste into a shell."""
+        if self.spawns:
+            return shlex.join(["python", "-m", self.module, *self.argv])
         return shlex.join(["torchrun", *self.arguments()])
 
 
@@ -43,6 +47,8 @@ def worker_environment(environ: Mapping[str, str], nproc_per_node: int) -> dict[
 
 
 def _command(launch: Launch) -> list[str]:
+    if launch.spawns:
+        return [sys.executable, "-m", launch.module, *launch.argv]
     return [sys.executable, "-m", "launch.agent", *launch.arguments()]
 
 

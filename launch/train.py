@@ -18,26 +18,34 @@ if TYPE_CHECKING:
 
 NON_FINITE = 5
 """Exit code: the loss became infinite or not a number."""
+FAILED = 1
+"""Exit code: the ranks differ where they must not, found by --check-every."""
 STOPPED = 75
 """Exit code: stopped by a signal with a checkpoint written; start again with --resume auto. EX_TEMPFAIL of sysexits."""
 
 
-def _load(config: "TrainConfig") -> tuple["nn.Module", "Dataset"]:
-    """The model and the data that it is built for."""
+def _load(config: "TrainConfig") -> tuple["nn.Module", "Dataset", list[str]]:
+    """The model, the data that it is built for, and the names of weights that start anew beside those of a file."""
     import torch
 
     from ddp.discover import find
     from models import zoo
+    from models.initializers import initialize
+    from models.pretrained import load_weights
 
     spec = zoo.find(config.model)
     dataset = find("ddp.datasets", config.input.data, kind="data set").load(config.input, spec.shape, spec.classes)
     torch.manual_seed(config.seed)
-    return zoo.build(spec, dataset.shape, len(dataset.classes)), dataset
+    module = zoo.build(spec, dataset.shape, len(dataset.classes))
+    initialize(module, config.initial.init)
+    weights = config.initial.weights
+    return module, dataset, [] if weights is None else load_weights(module, weights, config.initial.new_head)
 
 
 def _fit(config: "TrainConfig", ctx: "DistContext", module: "nn.Module", dataset: "Dataset") -> dict[str, Any] | None:
     """Train, save the model -> the raw numbers of the run's record; None if the run was stopped before its end."""
-    from ddp.fit import fit, save_model
+    from ddp.fit import fit
+    from ddp.folds import folded
     from ddp.progress import Display, Silent
 
     out = config.out if ctx.is_main else None
@@ -45,12 +53,11 @@ def _fit(config: "TrainConfig", ctx: "DistContext", module: "nn.Module", dataset
         done = fit(module, dataset, config, ctx, monitor)
     if done.stopped:
         return None
-    if out is not None:
-        save_model(out / "model.pt", done.trainer.module)
+    parts = folded(dataset, config.input, config.seed)
     return {
         "parameters": sum(parameter.numel() for parameter in done.trainer.module.parameters()),
-        "train_samples": len(dataset.train),
-        "test_samples": len(dataset.test),
+        "train_samples": len(parts.train),
+        "test_samples": len(parts.test),
         "skipped_steps": done.trainer.skipped_steps,
         "epochs": done.epochs,
     }
@@ -61,8 +68,9 @@ def _train(config: "TrainConfig", ctx: "DistContext") -> int:
     from bench.environment import capture
     from bench.failure import recorded
     from bench.record import Record, append
-    from ddp.config import Mistake
     from ddp.epoch import NonFiniteLossError
+    from ddp.mistake import Mistake
+    from ddp.self_check import RanksDifferError
     from launch.argv import MISTAKE
     from launch.revision import revision
     from launch.worker import said_once
@@ -70,23 +78,25 @@ def _train(config: "TrainConfig", ctx: "DistContext") -> int:
 
     mistake = None
     try:
-        module, dataset = _load(config)
+        module, dataset, anew = _load(config)
     except (Mistake, ModelMistake) as error:
         mistake = error
-    if said_once(ctx, mistake):
+    if said_once(ctx.patient, mistake):
         return MISTAKE
+    if anew and ctx.is_main:
+        print(f"ringmark: {', '.join(anew)} start anew, the rest from {config.initial.weights}", file=sys.stderr)
     environment = capture(ctx) | revision()
     cell = asdict(config) | {"ranks": ctx.world_size, "global_batch_size": config.global_batch(ctx.world_size)}
     try:
         with recorded(config.out, "fit", cell, environment):
             raw = _fit(config, ctx, module, dataset)
-    except NonFiniteLossError as error:  # every rank has it, and rank 0 tells
+    except (NonFiniteLossError, RanksDifferError) as error:  # every rank has it, and rank 0 tells
         if ctx.is_main:
             print(f"ringmark: {error}", file=sys.stderr)
             if config.out is not None:
                 failed = Record(case="fit", cell=cell, status="failed", error=str(error), environment=environment)
                 append(config.out, failed)
-        return NON_FINITE
+        return NON_FINITE if isinstance(error, NonFiniteLossError) else FAILED
     if raw is None:
         return _stopped(config, ctx)
     if config.out is not None and ctx.is_main:
@@ -98,7 +108,8 @@ def _stopped(config: "TrainConfig", ctx: "DistContext") -> int:
     """Say how a stopped run goes on -> the exit code, which tells a scheduler whether it can."""
     if ctx.is_main:
         how = "add --resume auto to go on" if config.out else "nothing was saved: there is no --out"
-        print(f"ringmark: stopped by a signal; {how}", file=sys.stderr)
+        why = f"after at most {config.stop_after} steps, by --stop-after" if config.stop_after else "by a signal"
+        print(f"ringmark: stopped {why}; {how}", file=sys.stderr)
     return STOPPED if config.out else 128 + signal.SIGTERM
 
 
@@ -107,9 +118,15 @@ def prepare(argv: Sequence[str], info: "RankInfo") -> Callable[[], int]:
     from ddp.config import TrainConfig
     from launch.argv import parse
     from launch.preflight import check_training
+    from launch.spawn import ranks_to_spawn, spawn
 
     config = parse(TrainConfig, argv, prog="launch.train", description="Train one model on the ranks of this launch.")
-    check_training(config, info.world_size)
+    ranks = ranks_to_spawn(config, info)
+    check_training(config, ranks or info.world_size)
+    if ranks is not None:
+        from launch.train import main as rank_main  # by its name, which a new process can import
+
+        return lambda: spawn(rank_main, ranks)
 
     def work() -> int:
         from ddp.context import pick_device, process_group

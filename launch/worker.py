@@ -8,9 +8,9 @@ import traceback
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NoReturn
 
-from ddp.config import Mistake
 from ddp.env import RankInfo, read_rank
-from launch.argv import MISTAKE, UsageError, fail
+from ddp.mistake import Mistake, MistakeOfAll
+from launch.argv import UsageError, fail
 from models.spec import ModelMistake
 
 if TYPE_CHECKING:
@@ -31,16 +31,23 @@ def run_worker(prepare: Callable[[RankInfo], Callable[[], int]]) -> int:
     try:
         work = prepare(read_rank(os.environ))
     except (UsageError, Mistake, ModelMistake) as error:
-        if rank == "0":
-            return fail(error)
-        time.sleep(MISTAKE_WAIT_S)
-        return MISTAKE
+        return _fail_together(rank, error)
     try:
         return work()
+    except MistakeOfAll as error:
+        return _fail_together(rank, error)
     except (Mistake, ModelMistake) as error:
         return fail(f"rank {rank}: {error}")
     except KeyboardInterrupt:
         return 130
+
+
+def _fail_together(rank: str, error: Exception) -> int:
+    """Rank 0 tells. The others wait to be ended, and tell as well if they are not."""
+    if rank == "0":
+        return fail(error)
+    time.sleep(MISTAKE_WAIT_S)
+    return fail(f"rank {rank}: {error}")
 
 
 VICTIM_WAIT_S = 3.0

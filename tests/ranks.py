@@ -20,7 +20,7 @@ from ddp.env import RankInfo
 Work = Callable[[DistContext], Any]
 
 
-def _run(work: Work, rank: int, world_size: int, folder: Path) -> None:
+def _run(work: Work, rank: int, world_size: int, folder: Path, group_timeout_s: float) -> None:
     """In the child: join the group, do the work, leave its result or its traceback in a file, and end at once."""
     torch.set_num_threads(1)
     outcome: tuple[bool, Any]
@@ -29,7 +29,7 @@ def _run(work: Work, rank: int, world_size: int, folder: Path) -> None:
     )
     try:
         store = dist.FileStore(str(folder / "store"), world_size)
-        with process_group(info, device=torch.device("cpu"), timeout_s=20, store=store) as ctx:
+        with process_group(info, device=torch.device("cpu"), timeout_s=group_timeout_s, store=store) as ctx:
             outcome = (True, work(ctx))
     except BaseException:
         outcome = (False, traceback.format_exc())
@@ -38,12 +38,20 @@ def _run(work: Work, rank: int, world_size: int, folder: Path) -> None:
     os._exit(0)
 
 
-def run_ranks(work: Work, world_size: int, *, timeout_s: float = 60) -> list[Any]:
-    """Run `work(ctx)` on that many ranks -> its results in rank order; a failure shows its traceback."""
+def run_ranks(
+    work: Work, world_size: int, *, timeout_s: float = 60, may_die: bool = False, group_timeout_s: float = 20
+) -> list[Any]:
+    """Run `work(ctx)` on that many ranks -> its results in rank order; a failure shows its traceback.
+
+    With `may_die` the result of a rank that was killed, or failed because of that, is None.
+    """
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         fork = multiprocessing.get_context("fork")
-        ranks = [fork.Process(target=_run, args=(work, rank, world_size, folder)) for rank in range(world_size)]
+        ranks = [
+            fork.Process(target=_run, args=(work, rank, world_size, folder, group_timeout_s))
+            for rank in range(world_size)
+        ]
         for process in ranks:
             process.start()
         deadline = time.monotonic() + timeout_s
@@ -54,7 +62,11 @@ def run_ranks(work: Work, world_size: int, *, timeout_s: float = 60) -> list[Any
             process.kill()
             process.join()
         assert not hung, f"ranks {hung} of {world_size} still ran after {timeout_s} s"
-        outcomes = [pickle.loads((folder / f"{rank}.pickle").read_bytes()) for rank in range(world_size)]  # noqa: S301
+        files = [folder / f"{rank}.pickle" for rank in range(world_size)]
+        outcomes = [
+            pickle.loads(file.read_bytes()) if file.exists() else (False, "it died")  # noqa: S301
+            for file in files
+        ]
     for rank, (good, value) in enumerate(outcomes):
-        assert good, f"rank {rank} of {world_size} failed:\n{value}"
-    return [value for _, value in outcomes]
+        assert good or may_die, f"rank {rank} of {world_size} failed:\n{value}"
+    return [value if good else None for good, value in outcomes]

@@ -95,3 +95,22 @@ def test_ranks_of_a_node_share_one_array() -> None:
         return array.sum(1).tolist()
 
     assert run_ranks(work, 3) == [[4, 8, 12]] * 3
+
+
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_ranks_wait_longer_than_the_timeout_for_what_one_does_alone(world_size: int) -> None:
+    """T10. Breaks if a checkpoint or an evaluation of one rank is awaited in the group that training uses."""
+
+    def work(ctx: DistContext) -> list[int]:
+        if ctx.is_main:
+            time.sleep(2.5)
+        ranks = ctx.patient.gather(ctx.rank)
+        ctx.barrier()  # the group of training is still of use
+        if ctx.is_main:
+            time.sleep(2.5)
+        else:
+            with pytest.raises(RuntimeError):  # which does not wait that long
+                ctx.barrier()
+        return ranks
+
+    assert run_ranks(work, world_size, group_timeout_s=1) == [list(range(world_size))] * world_size

@@ -11,8 +11,8 @@ from PIL import Image
 from torchvision.datasets import CIFAR10, CIFAR100
 
 from ddp import discover
-from ddp.config import InputConfig
 from ddp.datasets import cifar10, imagefolder
+from ddp.input_config import InputConfig
 from ddp.source import Dataset
 
 SHAPE = (3, 32, 32)

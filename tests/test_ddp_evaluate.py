@@ -1,18 +1,22 @@
 """Evaluation is exact: each sample once, and the same sums to the last bit at any number of ranks."""
 
-from typing import Any
-
 import numpy as np
 import pytest
 import torch
 from sklearn.metrics import confusion_matrix, top_k_accuracy_score
 from torch import Tensor, nn
 
-from ddp.config import InputConfig
+from ddp.config import TrainConfig
 from ddp.context import DistContext
+from ddp.data import make_loaders
 from ddp.evaluate import Evaluation, evaluate
-from ddp.loader import Loader, make_loaders
-from ddp.sampler import EvalBatches, TrainBatches
+from ddp.fit import fit
+from ddp.input_config import InputConfig
+from ddp.loader import Loader
+from ddp.optim_config import OptimConfig
+from ddp.parallel_config import ParallelConfig
+from ddp.progress import Silent
+from ddp.sampler import EvalBatches
 from ddp.source import Dataset, array_split
 from tests.ranks import run_ranks
 
@@ -27,14 +31,8 @@ def dataset_of(samples: int, classes: int = 10) -> Dataset:
 
 def loader_of(dataset: Dataset, ctx: DistContext, batch: int = 4, cache: str = "memory") -> Loader:
     """The test split, dealt to the ranks of a group."""
-    place: dict[str, Any] = {"rank": ctx.rank, "world_size": ctx.world_size}
-    samples = len(dataset.test)
-    shares = (
-        TrainBatches(samples=samples, global_batch=samples, seed=0, **place),
-        EvalBatches(samples=samples, batch=batch, **place),
-    )
-    config = InputConfig(cache=cache, workers=1)  # type: ignore[arg-type]
-    return make_loaders(config, dataset, shares, ctx, seed=0, channels_last=False)[1]
+    images = InputConfig(cache=cache, workers=1)  # type: ignore[arg-type]
+    return make_loaders(TrainConfig(batch_size=1, eval_batch_size=batch, input=images), dataset, ctx)[1]
 
 
 def network() -> nn.Sequential:
@@ -55,6 +53,7 @@ def evaluation_of(samples: int, world_size: int, cache: str = "memory") -> list[
 
 
 def test_1003_samples_give_the_same_sums_and_confusion_at_1_2_3_and_4_ranks() -> None:
+    """T8. Breaks if shares are padded, if ranks are averaged, or if sums are rounded rank by rank."""
     expected = evaluation_of(1003, 1)[0]
     assert expected.samples == sum(map(sum, expected.confusion)) == 1003
     for world_size in (2, 3, 4):
@@ -126,7 +125,21 @@ def test_a_model_without_one_logit_for_each_class_is_refused_on_ranks_with_and_w
 
 
 def test_a_test_set_smaller_than_the_ranks_hangs_no_one() -> None:
+    """T9. Breaks if a batch of evaluation needs other ranks, of which all but one have none."""
     assert evaluation_of(4, 4) == [evaluation_of(4, 1)[0]] * 4
+
+
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_a_run_whose_test_set_is_smaller_than_the_ranks_evaluates_it_on_all_of_them(ranks: int) -> None:
+    """T9. Breaks if the model is evaluated in its wrapper, which sends buffers to ranks that have nothing to do."""
+    parallel = ParallelConfig(broadcast_buffers=True)
+    config = TrainConfig(epochs=2, batch_size=1, eval_batch_size=4, parallel=parallel, optim=OptimConfig(lr=0.01))
+
+    def work(ctx: DistContext) -> list[int]:
+        module = nn.Sequential(nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(192, 10))
+        return [epoch["test_samples"] for epoch in fit(module, dataset_of(4), config, ctx, Silent()).epochs]
+
+    assert run_ranks(work, ranks, group_timeout_s=5) == [[4, 4]] * ranks
 
 
 def test_images_decoded_by_loader_processes_give_the_same_sums() -> None:
@@ -135,12 +148,8 @@ def test_images_decoded_by_loader_processes_give_the_same_sums() -> None:
 
 def test_a_lost_sample_is_an_error() -> None:
     def work(ctx: DistContext) -> None:
-        place: dict[str, Any] = {"rank": ctx.rank, "world_size": ctx.world_size}
-        shares = (
-            TrainBatches(samples=20, global_batch=20, seed=0, **place),
-            EvalBatches(samples=19, batch=4, **place),
-        )
-        _, loader = make_loaders(InputConfig(), dataset_of(20), shares, ctx, seed=0, channels_last=False)
+        loader = loader_of(dataset_of(20), ctx)
+        loader.shares = EvalBatches(samples=19, batch=4, rank=ctx.rank, world_size=ctx.world_size)
         module = nn.Sequential(nn.Flatten(), nn.Linear(192, 10))
         with pytest.raises(RuntimeError, match="expected to evaluate 20 samples once each, counted 19"):
             evaluate(module, loader, ctx, "off")

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from ddp.config import OptimConfig
 from ddp.optim import OPTIMIZERS, add_l1, lr_factor, make_optimizer, make_scheduler, scaled_lr
+from ddp.optim_config import OptimConfig
 
 DECAY = {"lr": 0.01, "weight_decay": 0.05}
 PLAIN: dict[str, Any] = {

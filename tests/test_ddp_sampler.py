@@ -1,11 +1,12 @@
 """Which samples a rank sees: exactly once each, and the same global batches at any number of ranks."""
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ddp.sampler import EvalBatches, TrainBatches
+from ddp.sampler import EvalBatches, Share, TrainBatches
 
 
 def epoch_of(samples: int, global_batch: int, world_size: int, epoch: int = 1, seed: int = 0) -> list[list[list[int]]]:
@@ -23,6 +24,7 @@ def epoch_of(samples: int, global_batch: int, world_size: int, epoch: int = 1, s
 def test_every_sample_is_seen_once_and_no_rank_is_ever_without_data(
     samples: int, per_rank: int, world_size: int
 ) -> None:
+    """T13. Breaks if ranks have unequal numbers of steps, or none of a step's samples: DDP's join would be needed."""
     if samples < world_size:
         with pytest.raises(ValueError, match="one sample for each rank"):
             epoch_of(samples, per_rank * world_size, world_size)
@@ -57,6 +59,7 @@ def test_a_tail_smaller_than_the_ranks_joins_the_batch_before_it() -> None:
 
 
 def test_epochs_and_seeds_differ_and_repeat() -> None:
+    """T16. Breaks if the order is not drawn from the epoch and the seed, or from anything else."""
     first = epoch_of(50, 10, 2, epoch=1)
     assert first == epoch_of(50, 10, 2, epoch=1)
     assert first != epoch_of(50, 10, 2, epoch=2)
@@ -82,3 +85,48 @@ def test_evaluation_deals_whole_batches_that_do_not_depend_on_the_ranks(
 
     assert dealt(world_size) == dealt(1)
     assert torch.cat([share.indices for share in EvalBatches(samples, batch, 0, 1)]).tolist() == list(range(samples))
+
+
+LABELS = np.array([0] * 40 + [1] * 9 + [2])
+"""50 samples; the last class has one."""
+
+
+def balanced(rank: int = 0, world_size: int = 1, epoch: int = 1, done: int = 0) -> list[Share]:
+    batches = TrainBatches(
+        samples=50, global_batch=12, rank=rank, world_size=world_size, seed=3, balance=LABELS
+    )  # fmt: skip
+    batches.set_epoch(epoch, done)
+    assert len(batches) == len(list(batches))
+    return list(batches)
+
+
+def test_balanced_epochs_are_as_long_as_others_and_have_all_classes_equally_often() -> None:
+    for epoch in (1, 2):
+        drawn = torch.cat([share.indices for share in balanced(epoch=epoch)]).numpy()
+        assert sorted(np.bincount(LABELS[drawn]).tolist()) == [16, 17, 17]
+        assert len(set(drawn[LABELS[drawn] == 0].tolist())) > 8  # not the same few
+    first, again, other = balanced(), balanced(), balanced(epoch=2)
+    assert all(torch.equal(one.indices, two.indices) for one, two in zip(first, again, strict=True))
+    assert any(not torch.equal(one.indices, two.indices) for one, two in zip(first, other, strict=True))
+
+
+@pytest.mark.parametrize("world_size", [2, 3, 4])
+def test_balanced_draws_are_the_same_at_any_number_of_ranks_and_a_resumed_epoch_goes_on(world_size: int) -> None:
+    for done in (0, 12, 36):
+        ranks = [balanced(rank, world_size, done=done) for rank in range(world_size)]
+        for step, whole in zip(zip(*ranks, strict=True), balanced()[done // 12 :], strict=False):
+            size = min(len(whole.indices), 12)  # a short tail may have been joined
+            dealt = torch.empty(sum(len(share.indices) for share in step), dtype=torch.int64)
+            for rank, share in enumerate(step):
+                dealt[rank::world_size] = share.indices
+            assert dealt[:size].tolist() == whole.indices[:size].tolist()
+
+
+def test_a_sample_has_another_key_each_time_it_is_drawn_in_an_epoch() -> None:
+    indices, keys = (torch.cat(parts) for parts in zip(*((s.indices, s.keys) for s in balanced()), strict=True))
+    assert len(set(keys.tolist())) == 50
+    assert (keys % 50).tolist() == indices.tolist()
+    last = keys[indices == 49]
+    assert last.tolist() == [49 + 50 * time for time in range(len(last))]
+    plain = list(TrainBatches(samples=50, global_batch=12, rank=0, world_size=1, seed=3))
+    assert all(torch.equal(share.indices, share.keys) for share in plain)

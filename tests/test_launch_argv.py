@@ -10,7 +10,12 @@ from hypothesis import strategies as st
 from torch.distributed.run import get_args_parser
 
 from bench.cases.scaling import Options as ScalingOptions
-from ddp.config import InputConfig, OptimConfig, TrainConfig
+from ddp.augment_config import AugmentConfig
+from ddp.config import TrainConfig
+from ddp.initial_config import InitialConfig
+from ddp.input_config import InputConfig
+from ddp.optim_config import OptimConfig
+from ddp.parallel_config import ParallelConfig
 from launch.argv import UsageError, parse, to_argv
 
 
@@ -88,10 +93,13 @@ def test_ranks_that_are_no_numbers_are_refused() -> None:
         parsed(ScalingOptions, ["--ranks", "1,two"])
 
 
+KINDS = (TrainConfig, InputConfig, OptimConfig, AugmentConfig, ParallelConfig, InitialConfig, ScalingOptions)
+
+
 def test_no_flag_of_ours_is_taken_by_torchrun() -> None:
     """argparse before Python 3.12 takes a worker's flag for torchrun's own if it is the start of one of those."""
     theirs = [option for action in get_args_parser()._actions for option in action.option_strings]
-    ours = {"--" + field.name.replace("_", "-") for kind in (TrainConfig, InputConfig, OptimConfig, ScalingOptions)
+    ours = {"--" + field.name.replace("_", "-") for kind in KINDS
             for field in dataclasses.fields(kind)}  # fmt: skip
     clashes = {(flag, option) for flag in ours for option in theirs if option.startswith(flag)}
     assert not clashes

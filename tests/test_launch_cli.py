@@ -25,10 +25,10 @@ def command(*argv: str, cwd: Path | None = None) -> subprocess.CompletedProcess[
 
 
 MISTAKES = {
-    "trian": "expected a command (train, bench, report, submit, list, demo), got 'trian'",
+    "trian": "expected a command (train, bench, gradcheck, report, submit, list, demo), got 'trian'",
     "train --model resnet18-cfar": "did you mean resnet18-cifar",
-    "train --data mnits": "expected a data set (cifar10, cifar100, digits, imagefolder, synthetic), got 'mnits'",
-    "train --strategy dp": "expected a strategy (auto, ddp, single), got 'dp'",
+    "train --data mnits": "expected a data set (cifar10, cifar100, csv, digits, imagefolder, synthetic), got 'mnits'",
+    "train --strategy dpp": "expected a strategy (auto, ddp, ddp-spawn, dp, fsdp2, single), got 'dpp'",
     "train --amp fp8": "Expected one of ('off', 'bf16', 'fp16')",
     "train --data imagefolder": "expected --data-dir with --data imagefolder, got none",
     "train --data imagefolder --data-dir /nowhere": "expected an existing folder in --data-dir",

@@ -115,10 +115,10 @@ def test_a_run_that_diverges_ends_with_code_5_and_a_record(tmp_path: Path) -> No
     flags = ["--model", "mlp", "--data", "digits", "--lr", "1e30", "--warmup", "0", "--out", str(tmp_path)]
     done = start("launch", "train", "--nproc-per-node", "2", *flags)
     assert done.returncode == 5, done.stderr
-    assert done.stderr.count("ringmark: expected a finite training loss, got") == 1
+    assert done.stderr.count("ringmark: expected finite losses and gradients in step") == 1
     (record,) = records(tmp_path)
     assert record["status"] == "failed"
-    assert record["error"].startswith("expected a finite training loss")
+    assert record["error"].startswith("expected finite losses and gradients in step")
 
 
 CIFAR = os.environ.get("RINGMARK_CIFAR10")

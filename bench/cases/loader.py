@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from bench.cell import key_of
 from bench.options import BenchOptions
-from ddp.config import InputConfig, require
 from ddp.datasets import imagefolder
+from ddp.input_config import InputConfig
+from ddp.mistake import require
 
 if TYPE_CHECKING:
     from ddp.context import DistContext

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench.cell import Cell
 from bench.options import BenchOptions
-from ddp.config import require
+from ddp.mistake import require
 from models import zoo
 
 if TYPE_CHECKING:

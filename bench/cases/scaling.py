@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from bench.cell import Cell
 from bench.options import BenchOptions
-from ddp.config import require
+from ddp.mistake import require
 from models import zoo
 
 if TYPE_CHECKING:

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from ddp.config import InputConfig, require
+from ddp.input_config import InputConfig
+from ddp.mistake import require
 from ddp.source import Dataset, Shape, array_split, resized
 
 FOLDER = "cifar-10-batches-py"

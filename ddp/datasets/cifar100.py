@@ -3,8 +3,8 @@
 Source: Krizhevsky, "Learning multiple layers of features from tiny images", 2009.
 """
 
-from ddp.config import InputConfig
 from ddp.datasets.cifar10 import check_folder, from_torchvision
+from ddp.input_config import InputConfig
 from ddp.source import Dataset, Shape
 
 FOLDER = "cifar-100-python"

@@ -5,7 +5,7 @@ Source: UCI "Optical Recognition of Handwritten Digits" (Alpaydin, Kaynak, 1998)
 
 import numpy as np
 
-from ddp.config import InputConfig
+from ddp.input_config import InputConfig
 from ddp.source import Dataset, Shape, array_split, resized
 
 TEST_SAMPLES = 360

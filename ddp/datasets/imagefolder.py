@@ -4,14 +4,13 @@ import os
 from functools import lru_cache
 from pathlib import Path
 
-import numpy as np
-
-from ddp.config import InputConfig, Mistake, require
-from ddp.source import Dataset, Shape, Split
+from ddp.images import LARGEST_SMALL_IMAGE as LARGEST_SMALL_IMAGE
+from ddp.images import Listing, data_root, image_dataset
+from ddp.input_config import InputConfig
+from ddp.mistake import Mistake, require
+from ddp.source import Dataset, Shape
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm")
-LARGEST_SMALL_IMAGE = 64
-"""Images up to this size are kept as they are; larger ones are stored with a margin of a seventh for random crops."""
 
 
 def _classes(folder: Path) -> list[str]:
@@ -20,27 +19,24 @@ def _classes(folder: Path) -> list[str]:
 
 
 @lru_cache(maxsize=4)
-def _scan(folder: Path) -> tuple[list[Path], list[int], list[str]]:
-    """Files, labels and class names of one split. Raises Mistake for a folder that cannot be a split."""
+def _scan(folder: Path) -> tuple[Listing, list[str]]:
+    """Files with their labels, and class names of one split. Raises Mistake for a folder that cannot be a split."""
     classes = _classes(folder)
     layout = "put images into one folder per class"
     require(bool(classes), f"class folders in {folder}", "none", layout)
-    files: list[Path] = []
+    files: list[str] = []
     labels: list[int] = []
     for label, name in enumerate(classes):
         with os.scandir(folder / name) as entries:
             found = sorted(entry.name for entry in entries if entry.name.lower().endswith(EXTENSIONS))
         require(bool(found), f"images in {folder / name}", "none", "add some or remove the folder")
-        files.extend(folder / name / file for file in found)
+        files.extend(f"{name}/{file}" for file in found)
         labels.extend([label] * len(found))
-    return files, labels, classes
+    return Listing(folder, files, labels), classes
 
 
 def _split_folders(config: InputConfig) -> tuple[Path, Path]:
-    require(config.data_dir is not None, "--data-dir with --data imagefolder", "none", "name the folder of the images")
-    assert config.data_dir is not None
-    root = config.data_dir
-    require(root.is_dir(), "an existing folder in --data-dir", str(root), "check the path")
+    root = data_root(config)
     train = root / "train"
     require(train.is_dir(), f"a folder train in {root}", "none", "use DIR/train/CLASS/*.jpg and DIR/val/CLASS/*.jpg")
     for name in ("val", "test"):
@@ -51,47 +47,19 @@ def _split_folders(config: InputConfig) -> tuple[Path, Path]:
 
 def count(config: InputConfig) -> int:
     """Training images, from a walk through the folders. Raises Mistake if the folders are not as expected."""
-    train, test = (_scan(folder) for folder in _split_folders(config))
+    (train, train_classes), (_, test_classes) = (_scan(folder) for folder in _split_folders(config))
+    different = ", ".join(sorted(set(train_classes) ^ set(test_classes)))
     require(
-        train[2] == test[2],
+        train_classes == test_classes,
         "the same class folders in both splits",
-        f"{len(train[2])} and {len(test[2])}, different: {', '.join(sorted(set(train[2]) ^ set(test[2])))}",
+        f"{len(train_classes)} and {len(test_classes)}, different: {different}",
         "rename or remove the others",
     )
-    return len(train[0])
-
-
-def _decode(path: Path, size: int) -> np.ndarray:
-    """One image as uint8 [3, size, size]: shorter side scaled to `size`, centre kept. Mistake names a bad file."""
-    from PIL import Image
-
-    try:
-        with Image.open(path) as opened:
-            image = opened.convert("RGB")
-    except OSError as error:
-        raise Mistake(f"expected an image in {path}, got a file that cannot be decoded ({error}); replace it") from None
-    if image.size != (size, size):
-        scale = size / min(image.size)
-        width, height = (max(size, round(side * scale)) for side in image.size)
-        left, top = (width - size) // 2, (height - size) // 2
-        image = image.resize((width, height), Image.Resampling.BILINEAR).crop((left, top, left + size, top + size))
-    return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
+    return len(train.names)
 
 
 def load(config: InputConfig, native: Shape, classes: int) -> Dataset:
     """The images in the model's own size unless --image-size says otherwise; decoded when read."""
     count(config)
-    size = config.image_size or native[1]
-    stored = size if size <= LARGEST_SMALL_IMAGE else size + size // 7
-    splits = []
-    for folder in _split_folders(config):
-        files, labels, names = _scan(folder)
-        splits.append(
-            Split(
-                labels=np.array(labels, dtype=np.int64),
-                read=lambda index, files=files: _decode(files[index], stored),  # type: ignore[misc]
-            )
-        )
-    return Dataset(
-        train=splits[0], test=splits[1], shape=(3, size, size), stored=(3, stored, stored), classes=tuple(names)
-    )
+    (train, names), (test, _) = (_scan(folder) for folder in _split_folders(config))
+    return image_dataset(config, native, (train, test), names)
