@@ -7,8 +7,9 @@ BIN := .venv/bin
 demo: .venv/installed
 	$(BIN)/ringmark demo
 
+# Two tests at a time: most of them wait for processes to start. Those that share a cluster or a long run stay together.
 test: .venv/installed-dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 check: .venv/installed-dev
 	$(BIN)/ruff format --check .

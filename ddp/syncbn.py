@@ -178,7 +178,7 @@ def convert_sync_batchnorm(module: nn.Module, group: dist.ProcessGroup, device: 
                 f"expected plain BatchNorm layers for --sync-bn, got {type(old).__name__} at {name or 'the top'}, "
                 "whose own forward pass would be lost; build the model from nn.BatchNorm1d/2d/3d or omit --sync-bn"
             )
-        if old._forward_hooks or old._forward_pre_hooks:
+        if old._forward_hooks or old._forward_pre_hooks or old._backward_hooks or old._backward_pre_hooks:
             raise Mistake(
                 f"expected BatchNorm layers without hooks for --sync-bn, got hooks at {name}; add them after wrapping"
             )

@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from sklearn.datasets import load_digits
 from torchvision.datasets import CIFAR10, CIFAR100
 
 from ddp import discover
-from ddp.datasets import cifar10, imagefolder
+from ddp.datasets import cifar10, digits, imagefolder
 from ddp.input_config import InputConfig
 from ddp.source import Dataset
 
@@ -174,3 +175,10 @@ def test_missing_cifar_files_are_refused_with_the_way_to_get_them(tmp_path: Path
         cifar10.count(InputConfig(data="cifar10", data_dir=tmp_path))
     with pytest.raises(ValueError, match="expected --data-dir with --data cifar10, got none"):
         cifar10.count(InputConfig(data="cifar10"))
+
+
+def test_digits_are_those_that_scikit_learn_reads() -> None:
+    pixels, labels = digits._read()
+    theirs = load_digits()
+    assert np.array_equal(pixels, theirs.images)
+    assert np.array_equal(labels, theirs.target)

@@ -1,5 +1,6 @@
 """Whole runs inside forked ranks: what the loaders give, and what a run refuses."""
 
+import random
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -118,6 +119,23 @@ def test_each_epoch_has_an_order_of_its_own() -> None:
     first, second = seen[:64], seen[64:]
     assert sorted(first) == sorted(second) == list(range(64))
     assert first != second
+
+
+def test_every_rank_draws_its_own_dropout_and_the_same_again_under_one_seed() -> None:
+    """T16. Breaks if ranks are seeded alike, or by their number on the node, of which each node has the same."""
+
+    def work(ctx: DistContext) -> list[tuple[float, ...]]:
+        drawn = []
+        for seed in (0, 1, 0):
+            config = replace(CONFIG, epochs=1, seed=seed, input=InputConfig(cache="none", workers=0))
+            fit(net(), dataset_of(12), config, replace(ctx, local_rank=0), Silent())
+            drawn.append((float(torch.rand(())), np.random.rand(), random.random()))
+        return drawn
+
+    drawn = run_ranks(work, 3)
+    assert all(first == again for first, _, again in drawn)
+    for generator in range(3):
+        assert len({draws[generator] for rank in drawn for draws in rank}) == 6
 
 
 @pytest.mark.parametrize(

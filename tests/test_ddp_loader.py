@@ -189,6 +189,7 @@ def test_a_sample_is_changed_anew_in_each_epoch_and_alike_under_one_seed(cache: 
 
     def images(seed: int, epoch: int, ranks: int) -> dict[int, Tensor]:
         def work(ctx: DistContext) -> dict[int, Tensor]:
+            torch.manual_seed(ranks + ctx.rank)  # generators must not matter
             options = config_of(cache=cache, workers=1, augment="crop-flip", crop_padding=4)
             train, _ = make_loaders(replace(options, seed=seed), arrays(), ctx)
             for each in (EPOCH, epoch):  # the second epoch that the same processes serve

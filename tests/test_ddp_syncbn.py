@@ -82,6 +82,15 @@ def test_plain_batchnorm_does_not_so_the_comparison_can_fail(ranks: int) -> None
     assert largest_difference([[4] * ranks] * 3, sync_bn=False) > 1e-3
 
 
+def test_ranks_with_unequal_shares_cut_them_into_equally_many_micro_batches() -> None:
+    """T13. Breaks if a rank cuts by the size of its own share, when others wait for it, or into more than there are."""
+    steps = [[3, 2, 2], [2, 1, 1], [1, 1, 1]]
+    results = run_ranks(lambda ctx: train_on(ctx, replace(CONFIG, accumulate=3), steps), 3)
+    for result in results:
+        torch.testing.assert_close(result, results[0], rtol=0, atol=0)
+        assert all(torch.isfinite(tensor).all() for tensor in result.values())
+
+
 def test_a_rank_without_samples_contributes_nothing_and_stops_no_one() -> None:
     def work(ctx: DistContext) -> tuple[Tensor, Tensor]:
         layer = convert_sync_batchnorm(nn.BatchNorm2d(3).double(), ctx.group, ctx.device)

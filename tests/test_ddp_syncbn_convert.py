@@ -50,6 +50,8 @@ def hooked(register: str) -> nn.Module:
         (nn.LazyBatchNorm2d(), "got LazyBatchNorm2d at 1, whose own forward pass would be lost"),
         (hooked("register_forward_hook"), "without hooks for --sync-bn, got hooks at 1"),
         (hooked("register_forward_pre_hook"), "without hooks for --sync-bn, got hooks at 1"),
+        (hooked("register_full_backward_hook"), "without hooks for --sync-bn, got hooks at 1"),
+        (hooked("register_full_backward_pre_hook"), "without hooks for --sync-bn, got hooks at 1"),
     ],
 )
 def test_a_layer_that_would_lose_something_is_refused_by_name(layer: nn.Module, sentence: str) -> None:

@@ -14,6 +14,7 @@ from launch.submit import SubmitOptions, submit
 from tests.slurm_cluster import Cluster, missing_reason, running_cluster
 from tests.slurm_worker import FAILURE, FAILURE_CODE
 
+pytestmark = pytest.mark.xdist_group("slurm")
 ROOT = Path(__file__).resolve().parent.parent
 JOB_TIMEOUT_S = 120
 HOSTILE = (
