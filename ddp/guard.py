@@ -31,8 +31,6 @@ class GuardedStep:
     batch: Batch
     losses: Tensor
     """float32 [N], of this rank's samples."""
-    bad: Tensor
-    """float32 []: 1 if a gradient is not finite; the same on every rank, since the gradients are."""
 
 
 class Guard:
@@ -44,16 +42,20 @@ class Guard:
         self._waiting: tuple[GuardedStep, Tensor, torch.cuda.Event | None] | None = None
 
     def admit(self, norm: Tensor, batch: Batch, losses: Tensor) -> None:
-        """Raise NonFiniteError on all ranks, now or in the next call, if the norm of all gradients is not finite."""
-        self.flush()
-        step = GuardedStep(batch, losses, 1 - torch.isfinite(norm).float())
+        """Raise NonFiniteError on all ranks, now or in the next call, if the norm of all gradients is not finite.
+
+        It is the same on every rank, since the gradients are.
+        """
+        step = GuardedStep(batch, losses)
         if not self.deferred:
-            if step.bad.item():
+            if not math.isfinite(norm.item()):
                 raise NonFiniteError(step, at_once=True)
             return
+        self.flush()
         # torch's fused optimizers leave their step out on the device when this is 1, as they do for a GradScaler.
-        self.optimizer.found_inf = step.bad  # type: ignore[attr-defined]
-        self._waiting = (step, *_on_its_way(step.bad))
+        bad = 1 - torch.isfinite(norm).float()
+        self.optimizer.found_inf = bad  # type: ignore[attr-defined]
+        self._waiting = (step, *_on_its_way(bad))
 
     def flush(self) -> None:
         """Wait for the answer that is still open, if there is one. Raises NonFiniteError."""

@@ -1,13 +1,12 @@
 """The one training loop: what trains a model is what the benchmarks measure."""
 
-import math
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
-from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+from torch.nn.utils import clip_grads_with_norm_
 
 from ddp.guard import GuardedStep, NonFiniteError
 from ddp.loader import Batch
@@ -25,14 +24,6 @@ def _losses(logits: Tensor, batch: Batch, label_smoothing: float) -> Tensor:
     return losses.lerp(others, batch.mix.share.to(losses.dtype))
 
 
-def _one_or_nan(losses: Tensor) -> Tensor:
-    """A factor that leaves a loss as it is, or makes its gradients NaN on all ranks if a part of it is not finite.
-
-    An infinite loss may well have finite gradients, from which the other ranks would learn nothing of it.
-    """
-    return torch.where(torch.isfinite(losses).all(), 1.0, math.nan).to(losses.dtype)
-
-
 def backward(trainer: Trainer, batch: Batch) -> Tensor:
     """Gradients of the mean loss over all ranks' samples -> losses of this rank's samples, [N].
 
@@ -47,7 +38,11 @@ def backward(trainer: Trainer, batch: Batch) -> Tensor:
         with nullcontext() if number == parts else trainer.strategy.without_communication(trainer.wrapped):
             with autocast(config.amp, ctx.device):
                 losses = _losses(trainer.forward(part.images), part, config.optim.label_smoothing)
-                loss = losses.sum() * (ctx.world_size / batch.global_count) * _one_or_nan(losses.detach())
+                total = losses.sum()
+                # 1, or NaN if the loss is not finite: then no gradient is, on any rank. An infinite loss may well have
+                # finite gradients, from which the other ranks would learn nothing of it.
+                one_or_nan = total.detach() * 0 + 1
+                loss = total * (ctx.world_size / batch.global_count) * one_or_nan
             trainer.scaler.scale(loss).backward()
         seen.append(losses.detach())
     return seen[0] if parts == 1 else torch.cat(seen)
@@ -84,7 +79,7 @@ def train_step(trainer: Trainer, batch: Batch) -> Tensor:
 def _clip(trainer: Trainer) -> Tensor:
     """Clip gradients if asked to -> their norm before that, float32 []."""
     parameters = [each for group in trainer.optimizer.param_groups for each in group["params"] if each.grad is not None]
-    norm = get_total_norm([each.grad for each in parameters], foreach=True)
+    norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm([each.grad for each in parameters])))
     clip_norm = trainer.config.optim.clip_norm
     if clip_norm:
         clip_grads_with_norm_(parameters, clip_norm, norm, foreach=True)
@@ -102,9 +97,8 @@ def _scaled_update(trainer: Trainer, batch: Batch, losses: Tensor) -> bool:
     if trainer.scaler.get_scale() >= scale:
         return True
     trainer.skipped_steps += 1
-    bad = 1 - torch.isfinite(losses).all().float()
-    if trainer.ctx.sum(bad.clone()).item():
-        raise NonFiniteError(GuardedStep(batch, losses, bad), at_once=True)
+    if trainer.ctx.sum(1 - torch.isfinite(losses).all().float()).item():
+        raise NonFiniteError(GuardedStep(batch, losses), at_once=True)
     return False
 
 
