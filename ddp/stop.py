@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -16,19 +17,30 @@ SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 INTERRUPTED = 130
 
 
+INTERVAL_S = 0.1
+"""How often ranks ask each other, about; a message in every step would cost small models a few percent."""
+FIRST_STEPS = 20
+"""Steps that are all followed by a message: their time says little."""
+LARGEST_PAUSE = 50
+"""Steps between two messages at most."""
+
+
 class Stop:
     """Whether to stop, agreed on by all ranks.
 
-    Each step sends this rank's flag to the others without waiting, and reads the answer of the step before: all ranks
-    read the same answers in the same steps, one step late, and no step waits. The flags travel on the CPU, in a group
-    of their own, so that a GPU is never waited for.
+    At a step edge each rank sends its flag to the others without waiting, and reads the answer at the next edge: all
+    ranks read the same answers at the same steps, and no step waits. How many steps pass until they send again follows
+    from the slowest rank's time of a step, which travels with the flag, so that it is the same on all of them. The
+    flags travel on the CPU, in a group of their own, so that a GPU is never waited for.
     """
 
     def __init__(self, ctx: DistContext, timeout_s: float) -> None:
         self.signalled = 0
         self.steps = 0
         """Step edges of this launch so far."""
-        self._flag = torch.zeros(1, dtype=torch.uint8)
+        self._asked_at, self._asked_s = 0, time.perf_counter()
+        self._pause = 1
+        self._message = torch.zeros(2)  # flag, seconds per step
         self._pending: dist.Work | None = None
         ranks = list(range(ctx.world_size))
         group = dist.new_group(ranks, backend="gloo", timeout=timedelta(seconds=timeout_s))
@@ -42,16 +54,28 @@ class Stop:
         self.signalled = number
 
     def agreed(self) -> bool:
-        """Whether any rank had been told to stop when the step before ended. Every rank must call it in every step."""
+        """Whether any rank had been told to stop when they last asked. Every rank must call it at every step edge."""
         self.steps += 1
-        answer = False
-        if self._pending is not None:
-            self._pending.wait()
-            answer = bool(self._flag.item())
-        if not answer:
-            self._flag.fill_(self.signalled != 0)
-            self._pending = dist.all_reduce(self._flag, dist.ReduceOp.MAX, group=self._group, async_op=True)
+        answer = self._pending is not None and self._answer()
+        if not answer and self.steps >= self._asked_at + self._pause:
+            self._ask()
         return answer
+
+    def _ask(self) -> None:
+        now = time.perf_counter()
+        step_s = (now - self._asked_s) / (self.steps - self._asked_at)
+        self._asked_at, self._asked_s = self.steps, now
+        self._message[0], self._message[1] = self.signalled != 0, step_s
+        self._pending = dist.all_reduce(self._message, dist.ReduceOp.MAX, group=self._group, async_op=True)
+
+    def _answer(self) -> bool:
+        assert self._pending is not None
+        self._pending.wait()
+        self._pending = None
+        flag, step_s = self._message.tolist()
+        if self.steps > FIRST_STEPS:
+            self._pause = max(1, min(LARGEST_PAUSE, int(INTERVAL_S / step_s)))
+        return bool(flag)
 
 
 @contextmanager
