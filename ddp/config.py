@@ -103,6 +103,11 @@ class TrainConfig:
             "give one: samples per rank, or of all ranks together",
         )
 
+    @property
+    def equal_buffers(self) -> bool:
+        """Whether BatchNorm's statistics are the same on every rank at every step."""
+        return self.sync_bn and self.parallel.sync_bn_scope == "world"
+
     def global_batch(self, world_size: int) -> int:
         """Samples in a step of all ranks. Raises Mistake if the ranks cannot share them equally."""
         if self.batch_size is not None:

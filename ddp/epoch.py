@@ -25,9 +25,8 @@ class NonFiniteLossError(RuntimeError):
 def check_ranks(trainer: Trainer, step: int) -> None:
     """Raise RanksDifferError on all ranks if state that must be equal is not. Every rank must call this."""
     config = trainer.config
-    equal_buffers = config.sync_bn and config.parallel.sync_bn_scope == "world"
     state = replicated_state(
-        trainer.module, trainer.optimizer, trainer.scaler, trainer.scheduler, buffers=equal_buffers
+        trainer.module, trainer.optimizer, trainer.scaler, trainer.scheduler, buffers=config.equal_buffers
     )
     if trainer.ema is not None:
         state = {**state, **{f"ema.{name}": average for name, average in trainer.ema.parameters.items()}}

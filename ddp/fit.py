@@ -130,20 +130,20 @@ def _run_epoch(
 def _begun(loader: Loader, trainer: Trainer, monitor: Monitor) -> Iterable[Batch]:
     """The loader's batches, after the monitor was told of the first, which may take it a while: outside the clock."""
     batches = iter(loader)
-    for first in batches:
-        monitor.begin(trainer.module, first, loader.dataset)
-        return chain([first], batches)
-    return ()
+    first = next(batches, None)
+    if first is None:
+        return ()
+    monitor.begin(trainer.module, first, loader.dataset)
+    return chain([first], batches)
 
 
 def _evaluate(trainer: Trainer, loader: Loader, progress: Progress, result: dict[str, Any], monitor: Monitor) -> None:
     """Add the results of the epoch to those of the run, and write weights that are the best or the last."""
     config, module = trainer.config, trainer.module
-    merge = not config.sync_bn or config.parallel.sync_bn_scope == "node"
-    if merge:
+    if not config.equal_buffers:
         merge_running_statistics(module, trainer.ctx.group)
     with nullcontext() if trainer.ema is None else trainer.ema.applied(module):
-        if merge and trainer.ema is not None:
+        if trainer.ema is not None and not config.equal_buffers:
             merge_running_statistics(module, trainer.ctx.group)
         started = time.perf_counter()
         with trainer.strategy.evaluating(module):

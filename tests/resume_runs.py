@@ -107,9 +107,14 @@ def newest_step(out: Path) -> int:
 
 
 def run(
-    config: TrainConfig, world_size: int, act: Act = lambda *point: None, overflow_at: int = 0
-) -> list[dict[str, Any] | None]:
-    """One launch -> of each rank everything that a run computes; None of a rank that was killed."""
+    config: TrainConfig,
+    world_size: int,
+    act: Act = lambda *point: None,
+    *,
+    overflow_at: int = 0,
+    may_die: bool = False,
+) -> list[Any]:
+    """One launch -> of each rank everything that a run computes; with `may_die`, None of one that was killed."""
     out = config.out
     assert out is not None
     out.mkdir(parents=True, exist_ok=True)
@@ -137,7 +142,7 @@ def run(
             "stopped": done.stopped,
         }
 
-    return run_ranks(work, world_size, may_die=True)
+    return run_ranks(work, world_size, may_die=may_die)
 
 
 def ledger(out: Path, launch: int) -> dict[int, list[int]]:

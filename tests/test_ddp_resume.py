@@ -68,7 +68,6 @@ def test_another_number_of_ranks_goes_on_with_the_samples_that_are_left(
     for epoch in range(2):
         seen = [index for n in range(STEPS_PER_EPOCH) for index in steps[epoch * STEPS_PER_EPOCH + n + 1]]
         assert sorted(seen) == list(range(SAMPLES))
-    assert done[0] is not None
     assert done[0]["epochs"][0]["train_samples"] == SAMPLES
 
 
@@ -99,7 +98,6 @@ def test_an_old_run_is_not_overwritten_by_a_new_one(tmp_path: Path) -> None:
 
 def test_auto_without_a_checkpoint_starts_anew_and_needs_a_folder(tmp_path: Path) -> None:
     done = run(config_of(tmp_path, resume="auto"), 1)[0]
-    assert done is not None
     assert len(done["epochs"]) == 2
     assert "expected --out with --resume auto, got none" in refusal(TrainConfig(resume="auto"))
 
