@@ -29,7 +29,7 @@ def _ringmark(options: "Options", ctx: DistContext) -> Iterator[Tensor]:
     for epoch in range(1_000_000):
         loader.set_epoch(epoch)
         for batch in loader:
-            yield batch.images
+            yield batch.inputs
 
 
 def _imagefolder(options: "Options", workers: int) -> Iterator[Tensor]:

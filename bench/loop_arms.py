@@ -31,7 +31,7 @@ def _bare(cell: Cell, batch: Batch, ctx: DistContext) -> Arm:
     spec = zoo.find(cell.model)
     torch.manual_seed(0)
     device_ids = [ctx.device.index] if ctx.device.type == "cuda" else None
-    module = zoo.build(spec, spec.shape, spec.classes).to(ctx.device)
+    module = zoo.build(spec, spec.shape, spec.classes, (spec.classes,)).to(ctx.device)
     model = DistributedDataParallel(module, device_ids=device_ids)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9, nesterov=True, weight_decay=5e-4)
 
@@ -39,7 +39,7 @@ def _bare(cell: Cell, batch: Batch, ctx: DistContext) -> Arm:
         model.train()
         for _ in range(steps):
             optimizer.zero_grad()
-            loss = cross_entropy(model(batch.images), batch.labels)
+            loss = cross_entropy(model(batch.inputs), batch.targets)
             loss.backward()
             optimizer.step()
 

@@ -1,7 +1,7 @@
 """Timed blocks of training steps, of several cells that take turns."""
 
 import math
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import repeat
 from typing import Any
 
@@ -14,25 +14,32 @@ from bench.options import BenchOptions
 from bench.record import Record, append
 from ddp.config import TrainConfig
 from ddp.context import DistContext
+from ddp.discover import find
 from ddp.loader import Batch
 from ddp.loop import train_steps
 from ddp.optim_config import OptimConfig
+from ddp.task import Task, random_step
 from ddp.trainer import Trainer, make_trainer
 from models import zoo
+from models.spec import ModelSpec
 
 LARGEST_BLOCK = 500
 """Steps in a block at most, so that the records of very fast models stay readable."""
 
 
+def task_of(spec: ModelSpec) -> Task:
+    """What the model is for."""
+    task: Task = find("ddp.tasks", spec.task, kind="task").TASK
+    return task
+
+
 def synthetic_batch(cell: Cell, ctx: DistContext) -> Batch:
     """One normalised random batch on the device, different on every rank."""
     spec = zoo.find(cell.model)
-    generator = torch.Generator().manual_seed(ctx.rank)
-    images = torch.randn(cell.batch_per_rank, *spec.shape, generator=generator).to(ctx.device)
-    if cell.channels_last:
-        images = images.to(memory_format=torch.channels_last)
-    labels = torch.randint(spec.classes, (cell.batch_per_rank,), generator=generator).to(ctx.device)
-    return Batch(images, labels, cell.global_batch, torch.arange(cell.batch_per_rank))
+    batch = random_step(task_of(spec), spec.shape, spec.classes, cell.batch_per_rank, ctx)
+    if cell.channels_last and batch.inputs.ndim == 4:
+        batch = replace(batch, inputs=batch.inputs.to(memory_format=torch.channels_last))
+    return batch
 
 
 def trainer_for(cell: Cell, ctx: DistContext) -> Trainer:
@@ -48,7 +55,9 @@ def trainer_for(cell: Cell, ctx: DistContext) -> Trainer:
         batch_size=cell.batch_per_rank,
         optim=OptimConfig(lr=1e-3, schedule="constant", warmup=0),
     )
-    return make_trainer(zoo.build(spec, spec.shape, spec.classes), config, ctx, total_steps=1)
+    task = task_of(spec)
+    module = zoo.build(spec, spec.shape, spec.classes, task.output_shape(spec.shape, spec.classes))
+    return make_trainer(module, config, ctx, total_steps=1, task=task)
 
 
 class Subject:

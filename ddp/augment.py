@@ -16,7 +16,7 @@ from ddp.augment_geometry import cut_out, random_boxes, random_turns, warped
 from ddp.draws import Draws, Stream, shifted
 from ddp.input_config import InputConfig
 from ddp.mistake import require
-from ddp.source import Dataset
+from ddp.source import UNKNOWN, Dataset
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +35,8 @@ class Augment:
     """The further random changes; mixup and cutmix are not made here, but by ddp/mixing.py."""
     fill: tuple[int, ...] = ()
     """What cutout fills each channel with."""
+    planes: int = 0
+    """Channels behind those of the image, which hold masks: they move with the image, and keep their values."""
 
     def __call__(self, images: Tensor, indices: Tensor, epoch: int) -> Tensor:
         """Stored uint8 [N, C, H, W] of samples int64 [N], both on one device -> uint8 [N, C, size, size]."""
@@ -52,11 +54,14 @@ class Augment:
             position = torch.arange(len(images), device=images.device)
             mirrored = shifted(bits, 32) & 1
             images = torch.cat([images, images.flip(3)]).index_select(0, position + len(images) * mirrored)
+        if not (changes.recolours or changes.cutout):
+            return images
+        images, masks = images.tensor_split([images.size(1) - self.planes], dim=1)
         if changes.recolours:
             images = recoloured(images, draws, changes)
         if changes.cutout:
             images = cut_out(images, draws, changes.cutout, self.fill)
-        return images
+        return torch.cat([images, masks], dim=1) if self.planes else images
 
     def _shifted(self, images: Tensor, bits: Tensor | None) -> Tensor:
         """A window of `size` pixels, at random or in the centre. uint8 [N, C, H, W], int64 [N] or None."""
@@ -67,20 +72,31 @@ class Augment:
             return images[:, :, start : start + self.size, start : start + self.size]
         if choices > 1:
             if padding:
-                images = pad(images, (padding,) * 4)
+                images = self._padded(images, padding)
             top = ((bits & 0xFFFF) * choices) >> 16
             left = ((shifted(bits, 16) & 0xFFFF) * choices) >> 16
             images = _windows(images, top, left, self.size)
         return images
 
+    def _padded(self, images: Tensor, padding: int) -> Tensor:
+        """A black border, which masks call unknown."""
+        images = pad(images, (padding,) * 4)
+        if self.planes:
+            inside = torch.zeros(images.shape[2:], dtype=torch.bool, device=images.device)
+            inside[padding:-padding, padding:-padding] = True
+            images[:, -self.planes :, ~inside] = UNKNOWN
+        return images
+
 
 def augment_for(config: InputConfig, augment: AugmentConfig, dataset: Dataset, seed: int, *, train: bool) -> Augment:
-    """The augmentation that the options ask for; `auto` is what suits the data set. Raises Mistake.
+    """The augmentation that the options ask for; `auto` is what suits the data set: of classes, shifts. Raises Mistake.
 
     `--augment none` leaves out shifts and flips, not what `augment` names. Not in training: the centre crop, no more.
     """
+    if dataset.train.inputs is not None:
+        return Augment(size=0, random=False)  # never called: numbers are taken as they are
     size, stored = dataset.shape[1], dataset.stored[1]
-    default_padding = size // 8 if stored == size else 0
+    default_padding = size // 8 if stored == size and not dataset.planes and dataset.train.labels.ndim == 1 else 0
     padding = default_padding if config.crop_padding is None else config.crop_padding
     require(
         augment.cutout <= size,
@@ -96,6 +112,7 @@ def augment_for(config: InputConfig, augment: AugmentConfig, dataset: Dataset, s
         seed=seed,
         changes=augment if train else AugmentConfig(),
         fill=tuple(round(255 * mean) for mean in dataset.mean),
+        planes=dataset.planes,
     )
 
 

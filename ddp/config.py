@@ -5,11 +5,13 @@ from pathlib import Path
 from typing import Literal
 
 from ddp.augment_config import AugmentConfig
+from ddp.control_config import ControlConfig
 from ddp.initial_config import InitialConfig
 from ddp.input_config import InputConfig
 from ddp.mistake import require
 from ddp.optim_config import OptimConfig
 from ddp.parallel_config import ParallelConfig
+from ddp.segmentation_config import SegmentationConfig
 
 DEFAULT_GLOBAL_BATCH_SIZE = 128
 
@@ -65,9 +67,9 @@ class TrainConfig:
     resume: str = "none"
     """Go on from a checkpoint: auto takes the newest good one of --out, if there is one; or the path of one."""
     patience: int = 0
-    """Stop after so many epochs without a better test accuracy; 0 never does."""
+    """Stop after so many epochs without a better score on the test set, such as accuracy; 0 never does."""
     min_delta: float = 0.0
-    """What counts as better with --patience: more than this share of the test samples."""
+    """What counts as better with --patience: a score higher by more than this, such as 0.001 of accuracy."""
     check_every: int = 0
     """Steps between two comparisons of all state between the ranks; 0 never compares."""
     input: InputConfig = field(default_factory=InputConfig)
@@ -75,6 +77,8 @@ class TrainConfig:
     optim: OptimConfig = field(default_factory=OptimConfig)
     initial: InitialConfig = field(default_factory=InitialConfig)
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
+    segmentation: SegmentationConfig = field(default_factory=SegmentationConfig)
+    control: ControlConfig = field(default_factory=ControlConfig)
 
     def __post_init__(self) -> None:
         for flag, value in (

@@ -81,7 +81,7 @@ class Epoch:
             progress.step += 1
             progress.samples += batch.global_count
             for meter in (self.sums, self._window):
-                meter.add(loss_sum, len(batch.labels))
+                meter.add(loss_sum, len(batch.indices))
             self.monitor.step(batch)
             if progress.step % config.log_every == 0:
                 self._show()

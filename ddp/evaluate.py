@@ -86,8 +86,8 @@ def evaluate(module: nn.Module, loader: Loader, ctx: DistContext, amp: Amp) -> E
     tally, classes = _Tally(), len(loader.dataset.classes)
     for batch in loader:
         with autocast(amp, ctx.device):
-            logits = module(batch.images)
-        tally.add(logits, batch.labels)
+            logits = module(batch.inputs)
+        tally.add(logits, batch.targets)
     mine = {
         "losses": torch.stack(tally.losses).tolist() if tally.losses else [],
         "top5": int(torch.stack(tally.top5).sum()) if tally.top5 else 0,

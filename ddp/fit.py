@@ -14,12 +14,9 @@ from torch import nn
 
 from ddp.config import TrainConfig
 from ddp.context import DistContext
-from ddp.data import make_loaders
-from ddp.early_stop import best, exhausted
+from ddp.early_stop import best, exhausted, score
 from ddp.epoch import Epoch
-from ddp.evaluate import evaluate
 from ddp.loader import Batch, Loader
-from ddp.metrics import Confusion, classification_report
 from ddp.mistake import Mistake, MistakeOfAll
 from ddp.optim import scaled_lr
 from ddp.progress import Monitor
@@ -28,11 +25,9 @@ from ddp.source import Dataset
 from ddp.state import Progress, seed_generators
 from ddp.stop import Stop, stop_on_signals
 from ddp.syncbn import merge_running_statistics
-from ddp.trainer import Trainer, make_trainer
+from ddp.task import Task
+from ddp.trainer import CLASSIFICATION, Trainer, make_trainer
 from ddp.warm_up import warm_up
-
-LARGEST_REPORT = 50
-"""Classes up to which the report of every class is shown at the end of a run."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +41,14 @@ class Fit:
     """Whether it was stopped by a signal, after writing a checkpoint if there is an --out."""
 
 
-def fit(module: nn.Module, dataset: Dataset, config: TrainConfig, ctx: DistContext, monitor: Monitor) -> Fit:
+def fit(
+    module: nn.Module,
+    dataset: Dataset,
+    config: TrainConfig,
+    ctx: DistContext,
+    monitor: Monitor,
+    task: Task = CLASSIFICATION,
+) -> Fit:
     """Train a model and evaluate it after every epoch, from the beginning or from a checkpoint.
 
     Raises MistakeOfAll if the options do not fit the ranks, the data or the model, or the checkpoint is of another run;
@@ -54,10 +56,10 @@ def fit(module: nn.Module, dataset: Dataset, config: TrainConfig, ctx: DistConte
     """
     try:
         start = find_start(config, ctx, monitor.say)
-        loaders = make_loaders(config, dataset, ctx)
-        trainer = make_trainer(module, config, ctx, config.epochs * len(loaders[0]))
+        loaders = task.make_loaders(config, dataset, ctx, module)
+        trainer = make_trainer(module, config, ctx, config.epochs * len(loaders[0]), task)
         seed_generators(config.seed + 1_000_003 * (ctx.rank + 1))  # dropout differs between ranks
-        checkpoints = Checkpoints(trainer, dataset)
+        checkpoints = Checkpoints(trainer, dataset, loaders[0])
         progress, sums = Progress(), None
         if start is not None:
             progress, sums = checkpoints.load(start)
@@ -66,7 +68,7 @@ def fit(module: nn.Module, dataset: Dataset, config: TrainConfig, ctx: DistConte
     _say_beginning(trainer, progress, start, monitor)
     if start is None and config.compile != "off":
         started = time.perf_counter()
-        warm_up(trainer, dataset.shape)
+        warm_up(trainer, dataset.shape, len(dataset.classes))
         monitor.say(f"compiled ({config.compile_backend}) in {time.perf_counter() - started:.1f} s, outside all rates")
     with stop_on_signals(ctx, config.timeout_s) as stop:
         while not _complete(progress.epochs, config):
@@ -147,37 +149,30 @@ def _evaluate(trainer: Trainer, loader: Loader, progress: Progress, result: dict
             merge_running_statistics(module, trainer.ctx.group)
         started = time.perf_counter()
         with trainer.strategy.evaluating(module):
-            outcome = evaluate(module, loader, trainer.ctx, config.amp)
-        result |= {
-            "test_loss": outcome.loss,
-            "test_correct": outcome.correct,
-            "test_top5_correct": outcome.top5_correct,
-            "test_samples": outcome.samples,
-            "test_s": time.perf_counter() - started,
-        }
+            outcome = trainer.task.evaluate(trainer, loader)
+        result |= outcome.numbers | {"test_score": outcome.score, "test_s": time.perf_counter() - started}
         progress.epochs.append(result)
         if config.out is not None and best(progress.epochs) is result:
             save_weights(config.out / "best.pt", trainer)
         if config.out is not None and _complete(progress.epochs, config):
             save_weights(config.out / "model.pt", trainer)
-    monitor.end_epoch(progress.step, result)
-    monitor.confusion(progress.step, outcome.confusion, loader.dataset.classes)
+    monitor.end_epoch(progress.step, result, outcome)
+    if outcome.confusion is not None:
+        monitor.confusion(progress.step, outcome.confusion, loader.dataset.classes)
     if _complete(progress.epochs, config):
-        _say_farewell(progress.epochs, outcome.confusion, loader.dataset.classes, config, monitor)
+        _say_farewell(progress.epochs, outcome.report, trainer, monitor)
 
 
-def _say_farewell(
-    epochs: list[dict[str, Any]], confusion: Confusion, classes: tuple[str, ...], config: TrainConfig, monitor: Monitor
-) -> None:
+def _say_farewell(epochs: list[dict[str, Any]], report: str, trainer: Trainer, monitor: Monitor) -> None:
     """What a person should know at the end of a run."""
-    if len(classes) <= LARGEST_REPORT:
-        monitor.say(classification_report(confusion, classes))
-    top = best(epochs)
+    config, task, top = trainer.config, trainer.task, best(epochs)
+    if report:
+        monitor.say(report)
     if top is not None and len(epochs) < config.epochs:
-        accuracy = top["test_correct"] / top["test_samples"]
+        where = "" if config.out is None else f", whose weights are in {config.out / 'best.pt'}"
         monitor.say(
-            f"stopped early: no better test accuracy in {config.patience} epochs than {accuracy:.2%} of epoch "
-            f"{top['epoch']}" + ("" if config.out is None else f", whose weights are in {config.out / 'best.pt'}")
+            f"stopped early: no better {task.metric} in {config.patience} epochs than {task.shown(score(top))} of "
+            f"epoch {top['epoch']}{where}"
         )
 
 

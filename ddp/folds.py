@@ -10,14 +10,16 @@ from ddp.source import Dataset, part_of
 
 
 def fold_numbers(labels: np.ndarray, folds: int, seed: int) -> np.ndarray:
-    """The fold of each sample, int64 [samples]: a function of labels and seed.
+    """The fold of each sample, int64 [samples]: a function of labels [samples, ...] and seed.
 
     Each class, in random order, is dealt to the folds in turn, going on where the class before it ended; so neither the
-    samples of a class in two folds nor the sizes of two folds differ by more than one.
+    samples of a class in two folds nor the sizes of two folds differ by more than one. Samples that have no classes are
+    dealt in random order.
     """
     keys = np.random.SeedSequence((seed, folds)).generate_state(len(labels), np.uint64)
     shuffled = np.argsort(keys, kind="stable")
-    by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]
+    classes = labels if labels.ndim == 1 else np.zeros(len(labels))
+    by_class = shuffled[np.argsort(classes[shuffled], kind="stable")]
     numbers = np.empty(len(labels), dtype=np.int64)
     numbers[by_class] = np.arange(len(labels)) % folds
     return numbers

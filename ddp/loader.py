@@ -1,8 +1,8 @@
 """Batches on the device, from uint8 images that a store gives."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -28,27 +28,37 @@ class Mix(NamedTuple):
 class Batch:
     """One rank's part of a step, on its device."""
 
-    images: Tensor
-    """float32 [N, C, H, W]."""
-    labels: Tensor
-    """int64 [N]."""
+    inputs: Tensor
+    """float32 [N, C, H, W] of images, or [N, ...] of what else the model takes."""
+    targets: Tensor
+    """[N, ...]: what the task compares with, such as classes, int64 [N]."""
     global_count: int
     """Samples of all ranks in this step."""
     indices: Tensor
     """int64 [N], on the CPU: which samples of the split these are."""
     mix: Mix | None = None
     """Set where the images are blends of two samples."""
+    masks: Tensor | None = None
+    """uint8 [N, planes, H, W], changed by augmentation as the images are."""
+    weight: Tensor | None = None
+    """float [N]: what a task multiplies each sample's loss by, if it does."""
 
     def split(self, parts: int) -> "list[Batch]":
         """Cut into micro-batches of nearly equal size, which keep the whole step's count."""
-        fields = [each.tensor_split(parts) for each in (self.images, self.labels, self.indices)]
-        mixes: list[Mix | None] = [None] * parts
+
+        def cut(tensor: Tensor | None) -> Sequence[Tensor | None]:
+            return [None] * parts if tensor is None else tensor.tensor_split(parts)
+
+        mixes: Sequence[Mix | None] = [None] * parts
         if self.mix is not None:
             pairs = zip(self.mix.labels.tensor_split(parts), self.mix.share.tensor_split(parts), strict=True)
             mixes = [Mix(*pair) for pair in pairs]
+        fields = [each.tensor_split(parts) for each in (self.inputs, self.targets, self.indices)]
         return [
-            Batch(images, labels, self.global_count, indices, mix)
-            for images, labels, indices, mix in zip(*fields, mixes, strict=True)
+            Batch(inputs, targets, self.global_count, indices, mix, masks, weight)
+            for inputs, targets, indices, mix, masks, weight in zip(
+                *fields, mixes, cut(self.masks), cut(self.weight), strict=True
+            )
         ]
 
 
@@ -77,6 +87,13 @@ class Loader:
     def __len__(self) -> int:
         return len(self.shares)
 
+    def own_state(self) -> dict[str, Any]:
+        """What a checkpoint must hold of this rank's loader: nothing, since samples follow from seed and epoch."""
+        return {}
+
+    def load_own(self, state: dict[str, Any]) -> None:
+        """Undo `own_state`."""
+
     def _copies(self, epoch: int) -> Iterator[tuple[Share, Copies]]:
         """Stored images, labels and keys of each share, on their way to the device; with mixing, partners follow."""
         shares = list(self.shares)
@@ -92,9 +109,15 @@ class Loader:
         normalize = normalize_for(self.dataset, device, self.memory_format)
         for share, copies in ahead(self._copies(epoch), self.prefetch if device.type == "cuda" else 0):
             stored, labels, keys = self.copier.finish(copies)
-            images = normalize(self.augment(stored, keys, epoch))
+            if stored.is_floating_point():  # numbers, not images
+                yield Batch(stored, labels, share.global_count, share.indices)
+                continue
+            images, masks = self.augment(stored, keys, epoch), None
+            if self.dataset.planes:
+                images, masks = images.tensor_split([images.size(1) - self.dataset.planes], dim=1)
+            inputs = normalize(images)
             own, mix = len(share.indices), None
             if self.mixing is not None:
-                images, portion = self.mixing.blend(images[:own], images[own:], share.keys, epoch)
+                inputs, portion = self.mixing.blend(inputs[:own], inputs[own:], share.keys, epoch)
                 mix = Mix(labels[own:], portion)
-            yield Batch(images, labels[:own], share.global_count, share.indices, mix)
+            yield Batch(inputs, labels[:own], share.global_count, share.indices, mix, masks)

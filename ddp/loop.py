@@ -2,29 +2,21 @@
 
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 from torch.nn.utils import clip_grads_with_norm_
 
 from ddp.guard import GuardedStep, NonFiniteError
 from ddp.loader import Batch
 from ddp.optim import add_l1
 from ddp.precision import autocast
+from ddp.task import Phase
 from ddp.trainer import Trainer
 
 
-def _losses(logits: Tensor, batch: Batch, label_smoothing: float) -> Tensor:
-    """Cross-entropy of each sample, [N]; of a blend of two samples, the blend of their losses."""
-    losses = cross_entropy(logits, batch.labels, reduction="none", label_smoothing=label_smoothing)
-    if batch.mix is None:
-        return losses
-    others = cross_entropy(logits, batch.mix.labels, reduction="none", label_smoothing=label_smoothing)
-    return losses.lerp(others, batch.mix.share.to(losses.dtype))
-
-
-def backward(trainer: Trainer, batch: Batch) -> Tensor:
+def backward(trainer: Trainer, batch: Batch, phase: Phase) -> Tensor:
     """Gradients of the mean loss over all ranks' samples -> losses of this rank's samples, [N].
 
     With --accumulate the batch is cut into micro-batches, and only the last one's backward pass communicates. All ranks
@@ -32,48 +24,64 @@ def backward(trainer: Trainer, batch: Batch) -> Tensor:
     """
     config, ctx = trainer.config, trainer.ctx
     parts = min(config.accumulate, max(1, batch.global_count // ctx.world_size))
+    changed = None if phase.part is None else list(trainer.module.get_submodule(phase.part).parameters())
     seen = []
     for number, part in enumerate(batch.split(parts) if parts > 1 else [batch], start=1):
         # DDP decides in the forward pass whether the backward pass communicates, so both stand inside.
         with nullcontext() if number == parts else trainer.strategy.without_communication(trainer.wrapped):
             with autocast(config.amp, ctx.device):
-                losses = _losses(trainer.forward(part.images), part, config.optim.label_smoothing)
+                losses = phase.losses(trainer, part)
                 total = losses.sum()
                 # 1, or NaN if the loss is not finite: then no gradient is, on any rank. An infinite loss may well have
                 # finite gradients, from which the other ranks would learn nothing of it.
                 one_or_nan = total.detach() * 0 + 1
                 loss = total * (ctx.world_size / batch.global_count) * one_or_nan
-            trainer.scaler.scale(loss).backward()
+            trainer.scaler.scale(loss).backward(inputs=changed)
         seen.append(losses.detach())
     return seen[0] if parts == 1 else torch.cat(seen)
 
 
+@dataclass(frozen=True)
+class _Updated:
+    """What an update was made of."""
+
+    loss_sum: Tensor
+    done: bool
+    """False if it was left out because an fp16 gradient overflowed."""
+
+
 def train_step(trainer: Trainer, batch: Batch) -> Tensor:
-    """One update from one global batch -> sum of this rank's losses, float32 [], on the device, without a wait.
+    """The updates from one global batch -> sum of this rank's losses, float32 [], on the device, without a wait.
 
     The loss is the mean over the samples of all ranks, however unequal their shares: DDP averages gradients over
     ranks, so each rank contributes sum(losses) * ranks / global samples. Raises NonFiniteError on all ranks before an
     update by gradients that are not finite; on a GPU in the step after it, with the weights as before it.
     """
+    task = trainer.task
+    batch = task.prepare(trainer, batch)
+    updates = [_update(trainer, batch, phase) for phase in task.phases]
+    if updates[-1].done:
+        trainer.scheduler.step()
+        if trainer.ema is not None:
+            trainer.ema.update(trainer.module)
+    return updates[0].loss_sum if len(updates) == 1 else torch.stack([each.loss_sum for each in updates]).sum()
+
+
+def _update(trainer: Trainer, batch: Batch, phase: Phase) -> _Updated:
+    """One update. What has no gradient afterwards, such as the parts that another phase is for, stays as it is."""
     trainer.optimizer.zero_grad(set_to_none=True)
-    losses = backward(trainer, batch)
+    losses = backward(trainer, batch, phase)
     optim = trainer.config.optim
     if optim.l1 or optim.clip_norm:
         trainer.scaler.unscale_(trainer.optimizer)  # does nothing without fp16
         add_l1(trainer.optimizer, optim.l1)
     if trainer.scaler.is_enabled():
         trainer.grad_norm = _clip(trainer) if optim.clip_norm else None  # of scaled gradients it means nothing
-        updated = _scaled_update(trainer, batch, losses)
-    else:
-        trainer.grad_norm = norm = _clip(trainer)
-        trainer.guard.admit(norm, batch, losses)
-        trainer.optimizer.step()
-        updated = True
-    if updated:
-        trainer.scheduler.step()
-        if trainer.ema is not None:
-            trainer.ema.update(trainer.module)
-    return losses.sum()
+        return _Updated(losses.sum(), _scaled_update(trainer, batch, losses))
+    trainer.grad_norm = norm = _clip(trainer)
+    trainer.guard.admit(norm, batch, losses)
+    trainer.optimizer.step()
+    return _Updated(losses.sum(), done=True)
 
 
 def _clip(trainer: Trainer) -> Tensor:

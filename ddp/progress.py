@@ -10,6 +10,7 @@ from torch import nn
 from ddp.loader import Batch
 from ddp.metrics import Confusion
 from ddp.source import Dataset
+from ddp.task import Outcome
 from ddp.tensorboard import Events
 
 
@@ -42,7 +43,7 @@ class Monitor(Protocol):
         """The model was evaluated: samples of row's class that were taken for the column's."""
         ...
 
-    def end_epoch(self, step: int, epoch: dict[str, Any]) -> None: ...
+    def end_epoch(self, step: int, epoch: dict[str, Any], outcome: Outcome) -> None: ...
 
 
 class Silent:
@@ -67,7 +68,7 @@ class Silent:
 
     def confusion(self, step: int, confusion: Confusion, classes: tuple[str, ...]) -> None: ...
 
-    def end_epoch(self, step: int, epoch: dict[str, Any]) -> None: ...
+    def end_epoch(self, step: int, epoch: dict[str, Any], outcome: Outcome) -> None: ...
 
 
 class Display:
@@ -111,7 +112,8 @@ class Display:
         """Log the batch's first images and the model's graph; what is trained stays as it is, to the last bit."""
         if self.events is None:
             return
-        self.events.images(batch, dataset)
+        if len(dataset.shape) == 3:
+            self.events.images(batch, dataset)
         trouble = self.events.graph(module, batch)
         if trouble is not None:
             self.say(f"TensorBoard shows no graph of this model: {trouble}")
@@ -137,15 +139,14 @@ class Display:
         if self.events is not None:
             self.events.confusion(step, confusion, classes)
 
-    def end_epoch(self, step: int, epoch: dict[str, Any]) -> None:
+    def end_epoch(self, step: int, epoch: dict[str, Any], outcome: Outcome) -> None:
         """One line per epoch, and its results as events."""
-        accuracy = epoch["test_correct"] / epoch["test_samples"]
         rate = epoch["train_samples"] / epoch["train_s"]
         self.console.print(
-            f"epoch {epoch['epoch']}/{self.epochs}  train loss {epoch['train_loss']:.4f}  "
-            f"test loss {epoch['test_loss']:.4f}  test accuracy {accuracy:.2%}  {rate:,.0f} samples/s",
+            f"epoch {epoch['epoch']}/{self.epochs}  train loss {epoch['train_loss']:.4f}  {outcome.text}  "
+            f"{rate:,.0f} samples/s",
             soft_wrap=True,
         )
         if self.events is not None:
-            results = {"test/loss": epoch["test_loss"], "test/accuracy": accuracy, "train/samples_per_s": rate}
-            self.events.scalars(step, results)
+            curves = {f"test/{name}": value for name, value in outcome.curves.items()}
+            self.events.scalars(step, curves | {"train/samples_per_s": rate})

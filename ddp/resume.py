@@ -9,8 +9,9 @@ from ddp.config import TrainConfig
 from ddp.context import DistContext
 from ddp.early_stop import best
 from ddp.epoch import Epoch
+from ddp.loader import Loader
 from ddp.mistake import Mistake
-from ddp.source import Dataset
+from ddp.source import Dataset, Shape
 from ddp.state import Progress, check_same, fingerprint, own_state, restore, seed_generators, shared_state
 from ddp.trainer import Trainer
 from ddp.warm_up import warm_up
@@ -55,7 +56,7 @@ def _choose(config: TrainConfig, report: Callable[[str], None]) -> Path | None:
     return path
 
 
-def settle_buckets(trainer: Trainer, shape: tuple[int, int, int]) -> None:
+def settle_buckets(trainer: Trainer, shape: Shape, classes: int) -> None:
     """A pass for nothing, before the state of a checkpoint is loaded.
 
     DDP arranges gradients into buckets for its first pass and differently for all later ones, and sums of another
@@ -63,15 +64,15 @@ def settle_buckets(trainer: Trainer, shape: tuple[int, int, int]) -> None:
     that was never interrupted; without this, results differ at 3 or more ranks.
     """
     if trainer.wrapped is not trainer.module:
-        warm_up(trainer, shape)
+        warm_up(trainer, shape, classes)
 
 
 class Checkpoints:
     """Writes and reads the checkpoints of one run."""
 
-    def __init__(self, trainer: Trainer, dataset: Dataset) -> None:
+    def __init__(self, trainer: Trainer, dataset: Dataset, loader: Loader) -> None:
         self.trainer, self.config, self.ctx = trainer, trainer.config, trainer.ctx
-        self.shape = dataset.shape
+        self.dataset, self.loader = dataset, loader
         self.resumed: set[int] = set()
         self.identity = fingerprint(trainer.config, dataset, trainer.ctx)
 
@@ -88,7 +89,7 @@ class Checkpoints:
         }
         content = checkpoint.Content(
             shared=shared_state(self.trainer, progress) | {"meter": together},
-            own=own_state(self.trainer, epoch.state()),
+            own=own_state(self.trainer, epoch.state()) | {"loader": self.loader.own_state()},
             info={"identity": self.identity, "samples": progress.samples, "epoch": progress.epoch},
         )
         best_epoch = best(progress.epochs)
@@ -106,11 +107,12 @@ class Checkpoints:
         """
         manifest, shared, own = checkpoint.load(path, self.ctx.rank)
         check_same(manifest.info["identity"], self.identity)
-        settle_buckets(self.trainer, self.shape)
+        settle_buckets(self.trainer, self.dataset.shape, len(self.dataset.classes))
         self.resumed = {manifest.step}  # until this launch ends: what it came from must not go
         same_ranks = manifest.world_size == self.ctx.world_size
         progress = restore(self.trainer, shared, own if same_ranks else None)
         if same_ranks and own is not None:
+            self.loader.load_own(own.get("loader", {}))
             return progress, own["meter"]
         # Other ranks than before: generators start anew from seed, step and rank, and rank 0 carries the sums.
         seed_generators(self.config.seed + 1_000_003 * (self.ctx.rank + 1) + 7_368_787 * progress.step)

@@ -6,19 +6,21 @@ from typing import Any
 
 import numpy as np
 
-Shape = tuple[int, int, int]
-"""Channels, height, width."""
+Shape = tuple[int, ...]
+"""Of one sample: channels, height, width of an image; steps, features of a sequence; features of a row of a table."""
 
+UNKNOWN = 255
+"""Value of a mask where the class is not known; losses and scores leave it out."""
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Of RGB values in [0, 1]. Source: torchvision's ImageNet weights, transforms of the recipe."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Split:
-    """Labelled images: `read(i)` gives the i-th, uint8 [channels, height, width]."""
+    """Samples with what belongs to them: `read(i)` gives the i-th image, uint8 [channels, height, width]."""
 
     labels: np.ndarray
-    """int64 [samples]."""
+    """[samples, ...]: classes, int64 [samples]; boxes, numbers, or whatever else the task compares with."""
     read: Callable[[int], np.ndarray]
     """Can be pickled: loader processes on GPU machines are not forked."""
     identity: Callable[[], Iterator[bytes]] | None = None
@@ -27,6 +29,8 @@ class Split:
     """The split that this one is a part of."""
     rows: np.ndarray | None = None
     """int64 [samples], with `whole`: where the samples are in it."""
+    inputs: np.ndarray | None = None
+    """float32 [samples, ...]: numbers instead of images, such as tables and series; nothing is read then."""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -34,14 +38,14 @@ class Split:
 
 @dataclass(frozen=True, kw_only=True)
 class Dataset:
-    """Two splits of labelled images and how to prepare them."""
+    """Two splits of samples and how to prepare them."""
 
     train: Split
     test: Split
     shape: Shape
     """What the model sees."""
     stored: Shape
-    """What `read` gives: `shape`, or larger by a margin for random crops."""
+    """What `read` gives: `shape`, or larger by a margin for random crops; and the planes."""
     classes: tuple[str, ...]
     mean: tuple[float, ...] = field(default=IMAGENET_MEAN)
     """Per channel, of values in [0, 1]."""
@@ -49,6 +53,8 @@ class Dataset:
     """Per channel, of values in [0, 1]."""
     flip: bool = True
     """Whether a mirrored image is still an image of its class."""
+    planes: int = 0
+    """Channels of a stored sample behind those of the image, which hold masks."""
 
     @property
     def size_bytes(self) -> int:
@@ -78,7 +84,17 @@ def part_of(split: Split, rows: np.ndarray) -> Split:
         identity=split.identity,
         whole=split,
         rows=rows,
+        inputs=None if split.inputs is None else split.inputs[rows],
     )
+
+
+def _nothing(index: int) -> np.ndarray:
+    raise RuntimeError(f"expected no image to be read from a split of numbers, got a call for sample {index}")
+
+
+def number_split(inputs: np.ndarray, labels: np.ndarray) -> Split:
+    """A split of numbers instead of images. inputs float32 [samples, ...], labels [samples, ...]."""
+    return Split(labels=labels, read=_nothing, inputs=np.ascontiguousarray(inputs, dtype=np.float32))
 
 
 def resized(images: np.ndarray, size: int | None) -> np.ndarray:

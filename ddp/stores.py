@@ -27,10 +27,10 @@ CACHE_FOLDER = ".ringmark-cache"
 
 
 class Store(Protocol):
-    """Where a split's stored images come from."""
+    """Where a split's stored samples come from."""
 
     def read(self, batches: list[Tensor]) -> Iterator[Tensor]:
-        """The images of each batch of samples int64 [N], uint8 [N, C, H, W], on the CPU."""
+        """The samples int64 [N] of each batch, images as uint8 [N, C, H, W], on the CPU."""
         ...
 
 
@@ -41,6 +41,18 @@ def _gather(images: Tensor, indices: Tensor, *, pin: bool) -> Tensor:
     """
     out = torch.empty((len(indices), *images.shape[1:]), dtype=torch.uint8, pin_memory=pin)
     return torch.index_select(images, 0, indices, out=out)
+
+
+class NumberStore:
+    """A split of numbers, which each rank holds for itself: float32 [N, ...] takes the place of images."""
+
+    def __init__(self, inputs: np.ndarray) -> None:
+        self.inputs = torch.from_numpy(inputs)
+
+    def read(self, batches: list[Tensor]) -> Iterator[Tensor]:
+        """One gather per batch."""
+        for indices in batches:
+            yield self.inputs[indices]
 
 
 class MemoryStore:
@@ -182,6 +194,8 @@ def make_stores(config: InputConfig, dataset: Dataset, ctx: DistContext) -> tupl
     folder = config.cache_dir if config.data_dir is None else config.cache_dir or config.data_dir / CACHE_FOLDER
 
     def make(split: Split, label: str) -> Store:
+        if split.inputs is not None:
+            return NumberStore(split.inputs)
         if config.cache == "disk" and split.identity is not None and folder is not None:
             return DiskStore(split, dataset, folder, ctx)
         if in_memory or config.cache == "disk":

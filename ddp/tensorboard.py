@@ -156,14 +156,14 @@ class Events:
 
     def images(self, batch: Batch, dataset: Dataset) -> None:
         """The first images of a batch."""
-        self.writer.add_image("train/images", image_grid(batch.images, dataset).numpy(), self.done)
+        self.writer.add_image("train/images", image_grid(batch.inputs, dataset).numpy(), self.done)
 
     def graph(self, module: nn.Module, batch: Batch) -> str | None:
         """The model's graph -> why there is none, in one line, if it cannot be had."""
         from tensorboardX.proto.event_pb2 import Event
 
         try:
-            graph = model_graph(module, batch.images[:1].detach().float().cpu())
+            graph = model_graph(module, batch.inputs[:1].detach().float().cpu())
         except Exception as error:  # a picture is not worth the run, whatever a model does when it is copied
             return (str(error).strip() or type(error).__name__).splitlines()[0]
         self.writer.file_writer.add_event(Event(graph_def=graph.SerializeToString()))

@@ -12,7 +12,7 @@ USAGE = """usage: ringmark COMMAND [OPTIONS]
   gradcheck compare a model's gradients with finite differences
   report    write report.md and report.html from a folder's records, and print them
   submit    the same as a SLURM job: `ringmark submit --site NAME --nodes 2 -- train ...`
-  list      what there is: models, data, cases, strategies, sites
+  list      what there is: models, data, tasks, cases, strategies, sites
   demo      train and measure on this machine in a few minutes
 
 `ringmark COMMAND --help` tells the options of a command. Inside a launch of your own:

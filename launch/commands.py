@@ -103,7 +103,7 @@ def submit(argv: Sequence[str]) -> int:
 
 
 def list_things(argv: Sequence[str]) -> int:
-    """`ringmark list models|data|cases|strategies|sites`."""
+    """`ringmark list models|data|tasks|cases|strategies|sites`."""
     from ddp import discover
     from launch.sites import site_names
     from models import zoo
@@ -111,6 +111,7 @@ def list_things(argv: Sequence[str]) -> int:
     listings = {
         "models": lambda: [*zoo.own_names(), *zoo.torchvision_names()],
         "data": lambda: discover.names("ddp.datasets"),
+        "tasks": lambda: discover.names("ddp.tasks"),
         "cases": lambda: discover.names("bench.cases"),
         "strategies": lambda: discover.names("ddp.strategies"),
         "sites": site_names,

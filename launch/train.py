@@ -3,7 +3,7 @@
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from launch.guard import refuse_foreign_packages
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from ddp.context import DistContext
     from ddp.env import RankInfo
     from ddp.source import Dataset
+    from ddp.task import Task
 
 NON_FINITE = 5
 """Exit code: the loss became infinite or not a number."""
@@ -24,8 +25,20 @@ STOPPED = 75
 """Exit code: stopped by a signal with a checkpoint written; start again with --resume auto. EX_TEMPFAIL of sysexits."""
 
 
-def _load(config: "TrainConfig") -> tuple["nn.Module", "Dataset", list[str]]:
-    """The model, the data that it is built for, and the names of weights that start anew beside those of a file."""
+@dataclass(frozen=True)
+class _Subject:
+    """What is trained."""
+
+    module: "nn.Module"
+    dataset: "Dataset"
+    """What the model was built for."""
+    task: "Task"
+    anew: list[str]
+    """Names of weights that start anew beside those of a file."""
+
+
+def _load(config: "TrainConfig") -> _Subject:
+    """The model, its task and the data. Raises Mistake or ModelMistake if they do not fit together."""
     import torch
 
     from ddp.discover import find
@@ -34,15 +47,19 @@ def _load(config: "TrainConfig") -> tuple["nn.Module", "Dataset", list[str]]:
     from models.pretrained import load_weights
 
     spec = zoo.find(config.model)
+    task = find("ddp.tasks", spec.task, kind="task").TASK
     dataset = find("ddp.datasets", config.input.data, kind="data set").load(config.input, spec.shape, spec.classes)
     torch.manual_seed(config.seed)
-    module = zoo.build(spec, dataset.shape, len(dataset.classes))
+    task.check(config, dataset)
+    classes = len(dataset.classes)
+    module = zoo.build(spec, dataset.shape, classes, task.output_shape(dataset.shape, classes))
     initialize(module, config.initial.init)
     weights = config.initial.weights
-    return module, dataset, [] if weights is None else load_weights(module, weights, config.initial.new_head)
+    anew = [] if weights is None else load_weights(module, weights, config.initial.new_head)
+    return _Subject(module, dataset, task, anew)
 
 
-def _fit(config: "TrainConfig", ctx: "DistContext", module: "nn.Module", dataset: "Dataset") -> dict[str, Any] | None:
+def _fit(config: "TrainConfig", ctx: "DistContext", subject: _Subject) -> dict[str, Any] | None:
     """Train, save the model -> the raw numbers of the run's record; None if the run was stopped before its end."""
     from ddp.fit import fit
     from ddp.folds import folded
@@ -50,11 +67,12 @@ def _fit(config: "TrainConfig", ctx: "DistContext", module: "nn.Module", dataset
 
     out = config.out if ctx.is_main else None
     with Display(config.epochs, out) if ctx.is_main else Silent() as monitor:
-        done = fit(module, dataset, config, ctx, monitor)
+        done = fit(subject.module, subject.dataset, config, ctx, monitor, subject.task)
     if done.stopped:
         return None
-    parts = folded(dataset, config.input, config.seed)
+    parts = folded(subject.dataset, config.input, config.seed)
     return {
+        "metric": subject.task.metric,
         "parameters": sum(parameter.numel() for parameter in done.trainer.module.parameters()),
         "train_samples": len(parts.train),
         "test_samples": len(parts.test),
@@ -76,20 +94,21 @@ def _train(config: "TrainConfig", ctx: "DistContext") -> int:
     from launch.worker import said_once
     from models.spec import ModelMistake
 
-    mistake = None
+    mistake, subject = None, None
     try:
-        module, dataset, anew = _load(config)
+        subject = _load(config)
     except (Mistake, ModelMistake) as error:
         mistake = error
-    if said_once(ctx.patient, mistake):
+    if said_once(ctx.patient, mistake) or subject is None:
         return MISTAKE
-    if anew and ctx.is_main:
-        print(f"ringmark: {', '.join(anew)} start anew, the rest from {config.initial.weights}", file=sys.stderr)
+    if subject.anew and ctx.is_main:
+        names = ", ".join(subject.anew)
+        print(f"ringmark: {names} start anew, the rest from {config.initial.weights}", file=sys.stderr)
     environment = capture(ctx) | revision()
     cell = asdict(config) | {"ranks": ctx.world_size, "global_batch_size": config.global_batch(ctx.world_size)}
     try:
         with recorded(config.out, "fit", cell, environment):
-            raw = _fit(config, ctx, module, dataset)
+            raw = _fit(config, ctx, subject)
     except (NonFiniteLossError, RanksDifferError) as error:  # every rank has it, and rank 0 tells
         if ctx.is_main:
             print(f"ringmark: {error}", file=sys.stderr)

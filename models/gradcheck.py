@@ -59,14 +59,16 @@ def smallest_build(spec: ModelSpec, image_size: int | None = None) -> tuple[nn.M
 
     Raises ModelMistake if it does not work at that size.
     """
+    if spec.task != "classification":
+        raise ModelMistake(f"expected a classifier, got {spec.name}, a model for {spec.task}; choose a classifier")
     channels, height, width = spec.shape
     for size in SIZES if image_size is None and max(height, width) > SIZES[0] else ():
         try:
-            return build(spec, (channels, size, size), spec.classes), (channels, size, size)
+            return build(spec, (channels, size, size), spec.classes, (spec.classes,)), (channels, size, size)
         except (ModelMistake, AssertionError, ValueError):  # some of torchvision's assert the size that suits them
             continue
     shape = spec.shape if image_size is None else (channels, image_size, image_size)
-    return build(spec, shape, spec.classes), shape
+    return build(spec, shape, spec.classes, (spec.classes,)), shape
 
 
 def _prepare(module: nn.Module) -> None:

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import nn
 
-Shape = tuple[int, int, int]
-"""Channels, height, width."""
+Shape = tuple[int, ...]
+"""Of one sample: channels, height, width of an image; steps, features of a sequence; features of a row of a table."""
 
 Build = Callable[[Shape, int], "nn.Module"]
-"""(shape of one sample, number of classes) -> a model from [N, *shape] to logits [N, classes]."""
+"""(shape of one sample, number of classes) -> a model from [N, *shape] to what its task expects: of a classifier,
+logits [N, classes]."""
 
 
 class ModelMistake(ValueError):
@@ -20,7 +21,7 @@ class ModelMistake(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSpec:
-    """A classifier that can be built for a data set's samples and classes."""
+    """A model that can be built for a data set's samples and classes."""
 
     name: str
     build: Build
@@ -32,9 +33,13 @@ class ModelSpec:
     """Number of parameters at `shape` and `classes`, from `source`; None if unknown."""
     source: str
     """Where the architecture is from."""
+    task: str = "classification"
+    """What it is trained to do: a file of ddp/tasks, which says what a batch, a loss and a score are."""
 
 
-def model(*, shape: Shape, classes: int, parameters: int, source: str) -> Callable[[Build], ModelSpec]:
+def model(
+    *, shape: Shape, classes: int, parameters: int, source: str, task: str = "classification"
+) -> Callable[[Build], ModelSpec]:
     """Make a model of a build function: `def resnet18_cifar(shape, classes)` becomes the model `resnet18-cifar`."""
 
     def decorate(build: Build) -> ModelSpec:
@@ -45,6 +50,7 @@ def model(*, shape: Shape, classes: int, parameters: int, source: str) -> Callab
             classes=classes,
             parameters=parameters,
             source=source,
+            task=task,
         )
 
     return decorate

@@ -1,4 +1,4 @@
-"""Names to models: functions marked @model in this folder, torchvision's classifiers, and files of the user's own.
+"""Names to models: functions marked @model in this folder, torchvision's and timm's classifiers, and own files.
 
 Names are read from source text, so that listing them and refusing a misspelt one needs no import of torch.
 """
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from models.spec import ModelMistake, ModelSpec, Shape
+from models.timm_source import PREFIX, check_timm_name, timm_spec
 
 if TYPE_CHECKING:
     from torch import nn
@@ -85,12 +86,15 @@ def check_name(name: str) -> None:
     if ".py:" in name:
         _own_file(name)
         return
+    if name.startswith(PREFIX):
+        check_timm_name(name)
+        return
     known = [*own_names(), *torchvision_names()]
     if name not in known:
         near = get_close_matches(name, known, n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(near)}?" if near else "see `ringmark list models`"
         raise ModelMistake(
-            f"expected a model (one of {len(known)} names, or path/to/file.py:factory), got {name!r}; {hint}"
+            f"expected a model (one of {len(known)} names, timm:NAME, or path/to/file.py:factory), got {name!r}; {hint}"
         )
 
 
@@ -133,28 +137,36 @@ def find(name: str) -> ModelSpec:
     check_name(name)
     if ".py:" in name:
         return _from_file(name)
+    if name.startswith(PREFIX):
+        return timm_spec(name)
     if name in own_names():
         spec: ModelSpec = getattr(import_module(f"models.{own_names()[name].stem}"), name.replace("-", "_"))
         return spec
     return _from_torchvision(name)
 
 
-def build(spec: ModelSpec, shape: Shape, classes: int) -> "nn.Module":
-    """Build a model and try it on two blank samples. Raises ModelMistake if it does not fit shape and classes."""
+def build(spec: ModelSpec, shape: Shape, classes: int, output_shape: tuple[int, ...] | None) -> "nn.Module":
+    """Build a model and try it on two blank samples, each of which must give a tensor of `output_shape`.
+
+    With None it is not tried: what it takes or gives is not one tensor. Raises ModelMistake if it does not fit.
+    """
     import torch
 
     module = spec.build(shape, classes)
+    if output_shape is None:
+        return module.train()
     try:
         with torch.no_grad():
-            logits = module.eval()(torch.zeros(2, *shape))
+            output = module.eval()(torch.zeros(2, *shape))
     except RuntimeError as error:
         raise ModelMistake(
             f"expected a model for samples of {'x'.join(map(str, shape))}, got {spec.name}, which fails on them "
             f"({str(error).splitlines()[0]}); choose another model or --image-size"
         ) from None
-    if not isinstance(logits, torch.Tensor) or logits.shape != (2, classes):
-        got = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
+    if not isinstance(output, torch.Tensor) or output.shape != (2, *output_shape):
+        got = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
         raise ModelMistake(
-            f"expected logits of shape (2, {classes}) from {spec.name}, got {got}; it must be a classifier"
+            f"expected an output of shape {(2, *output_shape)} from {spec.name} for {spec.task} of 2 samples, got "
+            f"{got}; choose another model, or mend it"
         )
     return module.train()

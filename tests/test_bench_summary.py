@@ -48,7 +48,7 @@ def test_the_verdict_is_five_lines_and_speaks_of_the_cell_with_the_most_ranks() 
 
 def test_a_training_run_reports_its_last_epoch_and_names_the_best_one() -> None:
     (row,) = rows(summarise([fit_record()]), "Training runs")
-    assert (row["test accuracy, last epoch"], row["best epoch"]) == ("80.0 %", "90.0 % (epoch 1)")
+    assert (row["test score, last epoch"], row["best epoch"]) == ("80.0 %", "90.0 % (epoch 1)")
     assert (row["training time"], row["samples/s in training"]) == ("4.00 s", "300")
     assert (row["data"], row["global batch"], row["epochs"]) == ("digits", "64", "2")
     assert find(summarise([fit_record()]), "Training runs").note.endswith("Parameters: lenet-5 61,706.")
@@ -59,7 +59,7 @@ def test_a_run_that_lost_its_last_numbers_says_so_instead_of_showing_older_ones(
     record.raw["epochs"][-1] |= {"test_correct": None, "train_loss": None, "train_s": None}
     summary = summarise([record])
     (row,) = rows(summary, "Training runs")
-    assert (row["test accuracy, last epoch"], row["train loss"], row["training time"]) == ("n/a", "n/a", "n/a")
+    assert (row["test score, last epoch"], row["train loss"], row["training time"]) == ("n/a", "n/a", "n/a")
     assert "1 training run ended without a finite training loss." in str(summary.facts)
 
 

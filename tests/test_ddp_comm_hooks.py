@@ -63,7 +63,7 @@ def resumed(ctx: DistContext, content: bytes, *, own: bool) -> Trainer:
     """A new trainer in that state."""
     state: dict[str, Any] = torch.load(io.BytesIO(content), weights_only=True)
     trainer = trainer_for(ctx, config("ddp", POWERSGD))
-    settle_buckets(trainer, SHAPE)
+    settle_buckets(trainer, SHAPE, 5)
     trainer.strategy.load_model(trainer.module, state["model"])
     trainer.strategy.load_optimizer(trainer.module, trainer.optimizer, state["optimizer"])
     if own:

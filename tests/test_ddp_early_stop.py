@@ -15,8 +15,7 @@ DELTAS = st.integers(0, 30).map(lambda percent: percent / 100)
 
 def epochs_of(counts: list[int]) -> list[dict[str, Any]]:
     return [
-        {"epoch": epoch, "test_correct": correct, "test_samples": 100, "test_loss": 1.0}
-        for epoch, correct in enumerate(counts, start=1)
+        {"epoch": epoch, "test_score": correct / 100, "test_loss": 1.0} for epoch, correct in enumerate(counts, start=1)
     ]
 
 
@@ -88,5 +87,5 @@ def test_the_best_is_the_earliest_of_the_most_correct(counts: list[int]) -> None
     if result is None:
         assert counts == []
     else:
-        assert result["test_correct"] == max(counts)
+        assert result["test_score"] == max(counts) / 100
         assert max(counts) not in counts[: result["epoch"] - 1]

@@ -65,8 +65,8 @@ def test_every_count_is_that_of_sklearn_over_all_samples_at_once() -> None:
         module, truth, logits = network(), [], []
         with torch.no_grad():
             for batch in loader_of(dataset_of(203), ctx):
-                truth += batch.labels.tolist()
-                logits += module(batch.images).tolist()
+                truth += batch.targets.tolist()
+                logits += module(batch.inputs).tolist()
         return truth, logits
 
     truth, logits = run_ranks(work, 1)[0]

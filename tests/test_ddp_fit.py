@@ -95,7 +95,7 @@ def test_images_in_memory_and_from_loader_processes_are_the_same_batches() -> No
             train.set_epoch(3)
             batches.append([*train, *test])
         pairs = zip(*batches, strict=True)
-        return all(torch.equal(a.images, b.images) and torch.equal(a.labels, b.labels) for a, b in pairs)
+        return all(torch.equal(a.inputs, b.inputs) and torch.equal(a.targets, b.targets) for a, b in pairs)
 
     assert run_ranks(work, 2) == [True, True]
 
@@ -192,7 +192,7 @@ def test_the_best_weights_and_the_last_are_kept_and_a_run_stops_early(tmp_path: 
     best = correct.index(max(correct))
     assert max(correct[-2:]) <= max(correct[:-2]) + 0.01 * 64
     accuracy = f"{max(correct) / 64:.2%}"
-    expected = f"stopped early: no better test accuracy in 2 epochs than {accuracy} of epoch {best + 1}, whose weights"
+    expected = f"stopped early: no better accuracy in 2 epochs than {accuracy} of epoch {best + 1}, whose weights"
     assert any(line.startswith(expected) for line in said)
     saved = {name: torch.load(tmp_path / f"{name}.pt", weights_only=True) for name in ("best", "model")}
     assert all(torch.equal(saved["model"][name], tensor) for name, tensor in last.items())

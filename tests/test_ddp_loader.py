@@ -57,7 +57,7 @@ def seen(loader: Loader) -> dict[int, Tensor]:
     return {
         int(index): image
         for batch in loader
-        for index, image in zip(batch.indices, batch.images, strict=True)
+        for index, image in zip(batch.indices, batch.inputs, strict=True)
     }  # fmt: skip
 
 
@@ -81,7 +81,7 @@ def test_every_cache_gives_the_same_batches_in_the_same_order(tmp_path: Path, ra
                 batches += [*train, *test]
             found.append(batches)
         return all(
-            torch.equal(one.images, other.images) and torch.equal(one.labels, other.labels)
+            torch.equal(one.inputs, other.inputs) and torch.equal(one.targets, other.targets)
             for others in found[1:]
             for one, other in zip(found[0], others, strict=True)
         )
@@ -157,7 +157,7 @@ def test_blends_are_of_a_sample_and_its_partner_each_changed_as_itself(augment: 
             assert batch.mix.labels.tolist() == dataset.train.labels[partners.numpy()].tolist()
             own, others = (torch.stack([expected[int(i)] for i in some]) for some in (batch.indices, partners))
             blends, share = mixing.blend(own, others, batch.indices, EPOCH)
-            assert torch.equal(batch.images, blends)
+            assert torch.equal(batch.inputs, blends)
             assert torch.equal(batch.mix.share, share)
         return seen(train)
 
@@ -171,7 +171,7 @@ def test_a_sample_that_is_drawn_again_is_changed_in_another_way() -> None:
         draws = [
             (int(index), image.numpy().tobytes())
             for batch in plain
-            for index, image in zip(batch.indices, batch.images, strict=True)
+            for index, image in zip(batch.indices, batch.inputs, strict=True)
         ]
         mixed = make_loaders(config_of(MIXUP, balance=True), arrays(), ctx)[0]
         assert all(len(batch.mix.labels) == len(batch.indices) for batch in mixed if batch.mix is not None)
@@ -194,7 +194,7 @@ def test_a_sample_is_changed_anew_in_each_epoch_and_alike_under_one_seed(cache: 
             train, _ = make_loaders(replace(options, seed=seed), arrays(), ctx)
             for each in (EPOCH, epoch):  # the second epoch that the same processes serve
                 train.set_epoch(each)
-                found = {int(i): image for batch in train for i, image in zip(batch.indices, batch.images, strict=True)}
+                found = {int(i): image for batch in train for i, image in zip(batch.indices, batch.inputs, strict=True)}
             return found
 
         return over_ranks(work, ranks)
@@ -215,7 +215,7 @@ def test_a_loader_that_was_left_early_begins_its_next_epoch_at_the_start(tmp_pat
         for epoch, done in ((1, 0), (2, 0), (2, 6)):
             train.set_epoch(epoch, done)
             for batch in train:
-                assert torch.equal(batch.labels, train.labels[batch.indices])
+                assert torch.equal(batch.targets, train.labels[batch.indices])
                 found.append(batch.indices.tolist())
                 if epoch == 1:
                     break

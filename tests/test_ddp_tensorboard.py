@@ -153,7 +153,7 @@ def test_watching_a_run_changes_no_bit_of_it(tmp_path: Path) -> None:
         torch.manual_seed(ctx.rank)
         whole = normalised()
         part = slice(ctx.rank, None, ctx.world_size)
-        batch = Batch(whole.images[part], whole.labels[part], 36, whole.indices[part])
+        batch = Batch(whole.inputs[part], whole.targets[part], 36, whole.indices[part])
         trainer.train_mode()
         with Display(1, tmp_path / "watched") if watched and ctx.is_main else Silent() as monitor:
             for step in range(3):

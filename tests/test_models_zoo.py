@@ -9,25 +9,40 @@ import torch
 import torchvision
 
 from models import zoo
+from models.spec import ModelSpec
+from tests import meta_models
 
-COUNTED_BY_OTHERS = {
-    # kuangliu's pytorch-cifar and the textbook; the others are counts of what was written here
-    "resnet18-cifar": 11_173_962,
-    "resnet34-cifar": 21_282_122,
-    "resnet50-cifar": 23_520_842,
-    "lenet5": 62_006,
-    "mlp": 203_530,
-}
+OWN = [zoo.find(name) for name in sorted(zoo.own_names())]
+CLASSIFIERS = [spec for spec in OWN if spec.task == "classification"]
+SMALLEST = [
+    min((spec for spec in CLASSIFIERS if zoo.own_names()[spec.name] == path), key=lambda spec: spec.parameters or 0)
+    for path in sorted({zoo.own_names()[spec.name] for spec in CLASSIFIERS})
+]
 
 
-@pytest.mark.parametrize("name", sorted(zoo.own_names()))
-def test_a_model_has_its_parameters_and_a_gradient_for_each(name: str) -> None:
-    spec = zoo.find(name)
-    module = zoo.build(spec, spec.shape, spec.classes)
-    assert sum(parameter.numel() for parameter in module.parameters()) == spec.parameters
-    assert spec.parameters == COUNTED_BY_OTHERS.get(name, spec.parameters)
-    module(torch.randn(4, *spec.shape)).square().sum().backward()
-    assert all(parameter.grad is not None for parameter in module.parameters())
+def names(spec: ModelSpec) -> str:
+    return spec.name
+
+
+@pytest.mark.parametrize("spec", OWN, ids=names)
+def test_a_model_has_the_parameters_that_it_says(spec: ModelSpec) -> None:
+    assert meta_models.count(meta_models.build(spec, spec.shape, spec.classes)) == spec.parameters
+
+
+@pytest.mark.parametrize("spec", CLASSIFIERS, ids=names)
+def test_a_classifier_takes_other_data_and_uses_all_its_parameters(spec: ModelSpec) -> None:
+    shape = (1, *spec.shape[1:]) if len(spec.shape) == 3 else spec.shape
+    module = meta_models.build(spec, shape, 7)
+    logits = meta_models.run(module, shape)
+    assert logits.shape == (2, 7)
+    assert {id(parameter) for parameter in module.parameters()} == meta_models.reached(logits)
+
+
+@pytest.mark.parametrize("spec", SMALLEST, ids=names)
+def test_the_smallest_classifier_of_each_file_has_finite_gradients(spec: ModelSpec) -> None:
+    module = spec.build(spec.shape, spec.classes)
+    module(torch.randn(2, *spec.shape)).square().sum().backward()
+    assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in module.parameters())
 
 
 def test_names_read_from_torchvisions_source_are_those_it_has() -> None:
@@ -38,7 +53,7 @@ def test_names_read_from_torchvisions_source_are_those_it_has() -> None:
 def test_a_torchvision_classifier_is_built_for_the_classes_of_the_data(name: str) -> None:
     spec = zoo.find(name)
     assert spec.shape == (3, 224, 224)
-    assert zoo.build(spec, (3, 64, 64), 7)(torch.zeros(2, 3, 64, 64)).shape == (2, 7)
+    assert zoo.build(spec, (3, 64, 64), 7, (7,))(torch.zeros(2, 3, 64, 64)).shape == (2, 7)
 
 
 def test_names_are_found_without_importing_torch() -> None:
@@ -77,7 +92,7 @@ def user_file(tmp_path: Path) -> Path:
 
 def test_a_factory_of_the_users_own_file_is_a_model(user_file: Path) -> None:
     spec = zoo.find(f"{user_file}:net")
-    assert zoo.build(spec, (1, 8, 8), 10)(torch.zeros(3, 1, 8, 8)).shape == (3, 10)
+    assert zoo.build(spec, (1, 8, 8), 10, (10,))(torch.zeros(3, 1, 8, 8)).shape == (3, 10)
 
 
 @pytest.mark.parametrize(
@@ -100,13 +115,13 @@ def test_a_file_with_a_syntax_error_is_refused_with_the_line(tmp_path: Path) -> 
 
 @pytest.mark.parametrize(
     ("factory", "message"),
-    [("broken", "which fails on them"), ("too_many", r"expected logits of shape \(2, 10\) from .*, got \(2, 11\)")],
+    [("broken", "which fails on them"), ("too_many", r"expected an output of shape \(2, 10\) from .*, got \(2, 11\)")],
 )
 def test_a_model_that_does_not_fit_the_data_is_refused(user_file: Path, factory: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        zoo.build(zoo.find(f"{user_file}:{factory}"), (3, 8, 8), 10)
+        zoo.build(zoo.find(f"{user_file}:{factory}"), (3, 8, 8), 10, (10,))
 
 
 def test_lenet_says_which_sizes_it_takes() -> None:
     with pytest.raises(ValueError, match="28x28 or 32x32 for lenet5, got 8x8; add --image-size 32"):
-        zoo.build(zoo.find("lenet5"), (1, 8, 8), 10)
+        zoo.build(zoo.find("lenet5"), (1, 8, 8), 10, (10,))

@@ -1,4 +1,4 @@
-"""Training runs: accuracy and loss reached, and the time it took."""
+"""Training runs: score and loss reached, and the time it took."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,6 +8,8 @@ from bench.record import Record
 from bench.section import Fact, Plot, Section, Series, Table
 from bench.text import NA, count, duration, number, percent, percent_range, plural, value_text
 
+ACCURACY = "accuracy"
+"""The metric of classifiers, a share of the test samples."""
 VERDICTS = 3
 """Runs that the verdict names."""
 HUGE = 1e300
@@ -20,7 +22,7 @@ COLUMNS = (
     "ranks",
     "global batch",
     "epochs",
-    "test accuracy, last epoch",
+    "test score, last epoch",
     "best epoch",
     "test loss",
     "train loss",
@@ -54,17 +56,26 @@ class Run:
         )
         return f"{words}, seed {self.setting('seed')}"
 
-    def accuracies(self) -> list[tuple[int, float]]:
-        """Epoch and share of test samples that were classified rightly, for the epochs that know it."""
-        numbered = [
-            (int(_number(epoch, "epoch") or n), _accuracy(epoch)) for n, epoch in enumerate(self.epochs, start=1)
-        ]
-        return [(epoch, share) for epoch, share in numbered if share is not None]
+    @property
+    def metric(self) -> str:
+        """What its score is; records from before there were others hold accuracy."""
+        return value_text(self.record.raw.get("metric", ACCURACY))
+
+    def shown(self, score: float | None) -> str:
+        """A score of this run with its name; accuracy in percent."""
+        if score is None:
+            return NA
+        return percent(score) if self.metric == ACCURACY else f"{number(score)} {self.metric}"
+
+    def scores(self) -> list[tuple[int, float]]:
+        """Epoch and score on the test set, for the epochs that know it."""
+        numbered = [(int(_number(epoch, "epoch") or n), _score(epoch)) for n, epoch in enumerate(self.epochs, start=1)]
+        return [(epoch, score) for epoch, score in numbered if score is not None]
 
     @property
-    def last_accuracy(self) -> float | None:
-        """Share of test samples that were classified rightly after the last epoch."""
-        return _accuracy(self.epochs[-1]) if self.epochs else None
+    def last_score(self) -> float | None:
+        """Score on the test set after the last epoch."""
+        return _score(self.epochs[-1]) if self.epochs else None
 
     def last(self, field: str) -> float | None:
         """A number of the last epoch."""
@@ -88,7 +99,7 @@ def summarise(records: Sequence[Record]) -> Section:
     runs = [Run(record=record, epochs=_epochs(record)) for record in records]
     trained = [run for run in runs if run.epochs]
     facts = (_fact(trained),) if trained else ()
-    note = "Accuracy and losses are of the last epoch; the best epoch was picked with the test data, so it flatters. "
+    note = "Scores and losses are of the last epoch; the best epoch was picked with the test data, so it flatters. "
     note += "Training time leaves evaluation out; samples/s is all training samples over it. "
     sizes = dict.fromkeys(f"{run.setting('model')} {_parameters(run)}" for run in runs)
     note += f"Parameters: {', '.join(sizes)}."
@@ -101,7 +112,10 @@ def _number(fields: dict[str, Any], name: str) -> float | None:
     return value if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < HUGE else None
 
 
-def _accuracy(epoch: dict[str, Any]) -> float | None:
+def _score(epoch: dict[str, Any]) -> float | None:
+    """Share of test samples that were classified rightly, or what else a model is judged by."""
+    if "test_score" in epoch:
+        return _number(epoch, "test_score")
     correct, samples = _number(epoch, "test_correct"), _number(epoch, "test_samples")
     return None if correct is None or not samples else correct / samples
 
@@ -118,28 +132,33 @@ def _status(run: Run) -> str:
 
 
 def _fact(runs: list[Run]) -> Fact:
-    """Accuracy of the one run, or the span of several with a detail for each."""
+    """Score of the one run, or the span of several with a detail for each."""
+    metrics = {run.metric for run in runs}
+    label = "Accuracy" if metrics == {ACCURACY} else "Score"
     if len(runs) == 1:
-        return Fact(label="Accuracy", value=_reached(runs[0]), details=_circumstances(runs[0]))
-    known = [share for run in runs if (share := run.last_accuracy) is not None]
+        return Fact(label=label, value=_reached(runs[0]), details=_circumstances(runs[0]))
+    known = [score for run in runs if (score := run.last_score) is not None]
     value = f"{percent_range(min(known), max(known))} of test samples" if known else NA
+    if metrics != {ACCURACY}:
+        value = plural(len(runs), "run")
     details = [f"{run.name}: {_reached(run)} after {duration(run.total('train_s'))}" for run in runs[:VERDICTS]]
     more = [f"{plural(len(runs) - VERDICTS, 'more run')} in the table"] if len(runs) > VERDICTS else []
-    return Fact(label="Accuracy", value=value, details=(*details, *more))
+    return Fact(label=label, value=value, details=(*details, *more))
 
 
 def _reached(run: Run) -> str:
-    return NA if run.last_accuracy is None else f"{percent(run.last_accuracy)} of test samples"
+    share = run.metric == ACCURACY and run.last_score is not None
+    return run.shown(run.last_score) + (" of test samples" if share else "")
 
 
 def _circumstances(run: Run) -> tuple[str, ...]:
-    best = max(run.accuracies(), key=lambda pair: pair[1], default=None)
-    peak = () if best is None else (f"best {percent(best[1])} in epoch {best[0]}",)
+    best = max(run.scores(), key=lambda pair: pair[1], default=None)
+    peak = () if best is None else (f"best {run.shown(best[1])} in epoch {best[0]}",)
     return run.name, plural(len(run.epochs), "epoch"), f"{duration(run.total('train_s'))} of training", *peak
 
 
 def _row(run: Run) -> tuple[str, ...]:
-    best = max(run.accuracies(), key=lambda pair: pair[1], default=None)
+    best = max(run.scores(), key=lambda pair: pair[1], default=None)
     planned, done = run.setting("epochs"), str(len(run.epochs))
     settings = [f"{name.replace('_', ' ')} {run.setting(name)}" for name in ("sync_bn", "amp", "seed")]
     return (
@@ -148,8 +167,8 @@ def _row(run: Run) -> tuple[str, ...]:
         run.setting("ranks"),
         run.setting("global_batch_size"),
         done if planned == done else f"{done} of {planned}",
-        percent(run.last_accuracy),
-        NA if best is None else f"{percent(best[1])} (epoch {best[0]})",
+        run.shown(run.last_score),
+        NA if best is None else f"{run.shown(best[1])} (epoch {best[0]})",
         number(run.last("test_loss")),
         number(run.last("train_loss")),
         duration(run.total("train_s")),
@@ -168,10 +187,10 @@ def _caveats(runs: list[Run]) -> list[str]:
     trained = [run for run in runs if run.epochs]
     found = []
     if any(run.setting("input", "data") == "synthetic" for run in trained):
-        found.append("Accuracy on synthetic data shows that training works, not how good the model is.")
+        found.append("A score on synthetic data shows that training works, not how good the model is.")
     if single := sum(len(seeds) == 1 for seeds in _seeds(trained)):
         what = plural(single, "training configuration")
-        found.append(f"{what} ran with one seed only: how much accuracy varies between seeds is not known.")
+        found.append(f"{what} ran with one seed only: how much its score varies between seeds is not known.")
     if lost := sum(run.last("train_loss") is None for run in trained):
         found.append(f"{plural(lost, 'training run')} ended without a finite training loss.")
     return found
@@ -186,33 +205,37 @@ def _seeds(runs: list[Run]) -> list[set[str]]:
 
 
 def _plots(runs: list[Run]) -> list[Plot]:
-    """Accuracy and loss against epoch, and accuracy against time where there are runs to compare."""
+    """Score and loss against epoch, and score against time where there are runs to compare."""
     shown, left = runs[:MOST_RUNS], len(runs) - MOST_RUNS
     note = f"{plural(left, 'more run')} in the table." if left > 0 else ""
-    accuracy = tuple(
-        Series(label=run.name, points=tuple((float(epoch), share) for epoch, share in run.accuracies()))
-        for run in shown
-    )
     plots = []
-    if any(series.points for series in accuracy):
-        plots.append(_plot("Test accuracy", accuracy, note, share=True))
-        if len(shown) > 1:
-            timed = tuple(Series(label=run.name, points=_accuracy_by_time(run)) for run in shown)
-            plots.append(_plot("Test accuracy against time", timed, note, share=True))
+    for metric in dict.fromkeys(run.metric for run in shown):
+        alike = [run for run in shown if run.metric == metric]
+        scores = tuple(
+            Series(label=run.name, points=tuple((float(epoch), score) for epoch, score in run.scores()))
+            for run in alike
+        )
+        if not any(series.points for series in scores):
+            continue
+        plots.append(_plot(f"Test {metric}", scores, note, metric))
+        if len(alike) > 1:
+            timed = tuple(Series(label=run.name, points=_score_by_time(run)) for run in alike)
+            plots.append(_plot(f"Test {metric} against time", timed, note, metric))
     losses = tuple(
         Series(label=f"{kind}: {run.name}" if len(shown) > 1 else kind, points=_losses(run, field))
         for run in shown
         for kind, field in (("train", "train_loss"), ("test", "test_loss"))
     )
-    return [*plots, _plot("Loss", losses, note, share=False)] if any(series.points for series in losses) else plots
+    return [*plots, _plot("Loss", losses, note, "loss")] if any(series.points for series in losses) else plots
 
 
-def _plot(title: str, series: tuple[Series, ...], note: str, share: bool) -> Plot:
+def _plot(title: str, series: tuple[Series, ...], note: str, metric: str) -> Plot:
+    share = metric == ACCURACY
     by_time = title.endswith("time")
     return Plot(
         title=title,
         x_label="seconds of training and evaluation" if by_time else "epoch",
-        y_label="share of test samples that is right" if share else "loss",
+        y_label="share of test samples that is right" if share else metric,
         series=tuple(each for each in series if each.points),
         note=note,
         y_percent=share,
@@ -224,15 +247,15 @@ def _losses(run: Run, field: str) -> tuple[tuple[float, float], ...]:
     return tuple((epoch, loss) for epoch, loss in numbered if loss is not None)
 
 
-def _accuracy_by_time(run: Run) -> tuple[tuple[float, float], ...]:
-    """Seconds since training began (training and evaluation) and accuracy; empty if any time is unknown."""
-    shares, points, elapsed_s = dict(run.accuracies()), [], 0.0
+def _score_by_time(run: Run) -> tuple[tuple[float, float], ...]:
+    """Seconds since training began (training and evaluation) and score; empty if any time is unknown."""
+    scores, points, elapsed_s = dict(run.scores()), [], 0.0
     for place, epoch in enumerate(run.epochs, start=1):
         train_s, test_s = _number(epoch, "train_s"), _number(epoch, "test_s")
         if train_s is None or test_s is None:
             return ()
         elapsed_s += train_s + test_s
-        share = shares.get(int(_number(epoch, "epoch") or place))
-        if share is not None:
-            points.append((elapsed_s, share))
+        score = scores.get(int(_number(epoch, "epoch") or place))
+        if score is not None:
+            points.append((elapsed_s, score))
     return tuple(points)
