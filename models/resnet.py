@@ -1,7 +1,7 @@
 """ResNets for small images: torchvision's, with a stem that does not shrink the image before the first block."""
 
 from torch import nn
-from torchvision.models import ResNet, resnet18, resnet34, resnet50
+from torchvision.models import ResNet, resnet18, resnet34, resnet50, resnet101, resnet152
 
 from models.spec import Shape, model
 
@@ -32,3 +32,15 @@ def resnet34_cifar(shape: Shape, classes: int) -> nn.Module:
 def resnet50_cifar(shape: Shape, classes: int) -> nn.Module:
     """ResNet-50, with bottleneck blocks."""
     return _with_small_stem(resnet50(num_classes=classes), shape[0])
+
+
+@model(shape=(3, 32, 32), classes=10, parameters=42_512_970, source=SOURCE)
+def resnet101_cifar(shape: Shape, classes: int) -> nn.Module:
+    """ResNet-101, with bottleneck blocks."""
+    return _with_small_stem(resnet101(num_classes=classes), shape[0])
+
+
+@model(shape=(3, 32, 32), classes=10, parameters=58_156_618, source=SOURCE)
+def resnet152_cifar(shape: Shape, classes: int) -> nn.Module:
+    """ResNet-152, with bottleneck blocks."""
+    return _with_small_stem(resnet152(num_classes=classes), shape[0])
