@@ -1,4 +1,7 @@
-"""What a confusion matrix says. Rows are the truth, columns the prediction; what is not defined is None."""
+"""What a confusion matrix says. Rows are the truth, columns the prediction; what is not defined is None.
+
+Samples are what was counted: images of a classifier, pixels in segmentation.
+"""
 
 from collections.abc import Sequence
 
@@ -9,6 +12,7 @@ Shares = tuple[float | None, ...]
 
 NA = "n/a"
 COLUMNS = ("class", "precision", "recall", "F1", "support")
+IOU_COLUMNS = ("class", "IoU", "recall", "pixels")
 
 
 def _ratios(parts: Sequence[int], wholes: Sequence[int]) -> Shares:
@@ -50,6 +54,19 @@ def f1(confusion: Confusion) -> Shares:
     return _ratios([2 * hits for hits in _hits(confusion)], wholes)
 
 
+def iou(confusion: Confusion) -> Shares:
+    """Intersection over union, hits / (support + predicted - hits); None if a class occurs in neither."""
+    hits = _hits(confusion)
+    either = [of + taken - hit for of, taken, hit in zip(support(confusion), predicted(confusion), hits, strict=True)]
+    return _ratios(hits, either)
+
+
+def mean_iou(confusion: Confusion) -> float | None:
+    """Mean IoU over the classes that occur in truth or prediction (mIoU); None if none does."""
+    known = [share for share in iou(confusion) if share is not None]
+    return sum(known) / len(known) if known else None
+
+
 def macro(shares: Shares) -> float | None:
     """Mean over the classes, each with equal weight; None if any class has no value, for the rest would flatter."""
     known = [share for share in shares if share is not None]
@@ -65,14 +82,32 @@ def _printable(name: str) -> str:
     return "".join(letter if letter.isprintable() else "?" for letter in name)
 
 
+def _check_shape(confusion: Confusion, names: Sequence[str]) -> None:
+    if len(confusion) != len(names) or any(len(row) != len(names) for row in confusion):
+        shape = [len(confusion), *sorted({len(row) for row in confusion})]
+        raise ValueError(f"expected a confusion matrix of {len(names)} x {len(names)} for the names, got {shape}")
+
+
+def _table(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of equally many cells as lines: the first column to the left, the others to the right."""
+    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+    lines = []
+    for label, *cells in rows:
+        numbers = (cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True))
+        lines.append("  ".join((label.ljust(widths[0]), *numbers)))
+    return "\n".join(lines)
+
+
+def _has_undefined(rows: Sequence[Sequence[str]]) -> bool:
+    return any(NA in row[1:] for row in rows)
+
+
 def classification_report(confusion: Confusion, names: Sequence[str]) -> str:
     """A table for the terminal: a row per class, then macro averages and the accuracy over all samples.
 
     Raises ValueError unless the matrix is square with a row for each name.
     """
-    if len(confusion) != len(names) or any(len(row) != len(names) for row in confusion):
-        shape = [len(confusion), *sorted({len(row) for row in confusion})]
-        raise ValueError(f"expected a confusion matrix of {len(names)} x {len(names)} for the names, got {shape}")
+    _check_shape(confusion, names)
     measures = (precision(confusion), recall(confusion), f1(confusion))
     counts = support(confusion)
     rows: list[tuple[str, ...]] = [COLUMNS]
@@ -80,10 +115,21 @@ def classification_report(confusion: Confusion, names: Sequence[str]) -> str:
         rows.append((_printable(name), *map(_text, shares), str(samples)))
     rows.append(("macro average", *(_text(macro(measure)) for measure in measures), str(sum(counts))))
     rows.append(("accuracy", "", "", _text(accuracy(confusion)), str(sum(counts))))
-    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
-    lines = []
-    for label, *cells in rows:
-        numbers = (cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True))
-        lines.append("  ".join((label.ljust(widths[0]), *numbers)))
     undefined = "\nn/a: a denominator is 0, for a class that has no samples or was never predicted"
-    return "\n".join(lines) + (undefined if any(NA in row[1:] for row in rows) else "")
+    return _table(rows) + (undefined if _has_undefined(rows) else "")
+
+
+def iou_report(confusion: Confusion, names: Sequence[str]) -> str:
+    """A table for the terminal: IoU and recall of each class, then mIoU and the accuracy over all pixels.
+
+    Raises ValueError unless the matrix is square with a row for each name.
+    """
+    _check_shape(confusion, names)
+    counts = support(confusion)
+    rows: list[tuple[str, ...]] = [IOU_COLUMNS]
+    for name, share, found, pixels in zip(names, iou(confusion), recall(confusion), counts, strict=True):
+        rows.append((_printable(name), _text(share), _text(found), str(pixels)))
+    rows.append(("mIoU", _text(mean_iou(confusion)), "", str(sum(counts))))
+    rows.append(("accuracy", "", _text(accuracy(confusion)), str(sum(counts))))
+    undefined = "\nn/a: the class has no pixels; the mean leaves out those that were not predicted either"
+    return _table(rows) + (undefined if _has_undefined(rows) else "")
