@@ -24,7 +24,9 @@ def backward(trainer: Trainer, batch: Batch, phase: Phase) -> Tensor:
     """
     config, ctx = trainer.config, trainer.ctx
     parts = min(config.accumulate, max(1, batch.global_count // ctx.world_size))
-    changed = None if phase.part is None else list(trainer.module.get_submodule(phase.part).parameters())
+    changed = None
+    if phase.part is not None:
+        changed = [each for each in trainer.module.get_submodule(phase.part).parameters() if each.requires_grad]
     seen = []
     for number, part in enumerate(batch.split(parts) if parts > 1 else [batch], start=1):
         # DDP decides in the forward pass whether the backward pass communicates, so both stand inside.

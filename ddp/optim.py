@@ -33,12 +33,17 @@ def _sgd(config: OptimConfig, groups: Groups, fast: dict[str, Any]) -> torch.opt
     return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=nesterov, **fast)
 
 
+def _betas(config: OptimConfig) -> tuple[float, float]:
+    first, second = config.betas
+    return first, second
+
+
 FOREACH: dict[str, Any] = {"foreach": True}
 # torch has no fused form of rmsprop and asgd.
 OPTIMIZERS: dict[str, Callable[[OptimConfig, Groups, dict[str, Any]], torch.optim.Optimizer]] = {
     "sgd": _sgd,
-    "adam": lambda config, groups, fast: torch.optim.Adam(groups, lr=config.lr, **fast),
-    "adamw": lambda config, groups, fast: torch.optim.AdamW(groups, lr=config.lr, **fast),
+    "adam": lambda config, groups, fast: torch.optim.Adam(groups, lr=config.lr, betas=_betas(config), **fast),
+    "adamw": lambda config, groups, fast: torch.optim.AdamW(groups, lr=config.lr, betas=_betas(config), **fast),
     "rmsprop": lambda config, groups, fast: torch.optim.RMSprop(groups, lr=config.lr, **FOREACH),
     "adagrad": lambda config, groups, fast: torch.optim.Adagrad(groups, lr=config.lr, **fast),
     "asgd": lambda config, groups, fast: torch.optim.ASGD(groups, lr=config.lr, **FOREACH),

@@ -23,6 +23,8 @@ class OptimConfig:
     """Momentum of sgd."""
     nesterov: bool = True
     """Nesterov's form of sgd's momentum."""
+    betas: tuple[float, ...] = (0.9, 0.999)
+    """What adam and adamw keep of the averages of gradients and of their squares in a step; GANs take 0.5,0.999."""
     weight_decay: float = 5e-4
     """L2 penalty, or decoupled decay (adamw)."""
     decay_norm_and_bias: bool = True
@@ -52,6 +54,12 @@ class OptimConfig:
             self.lr_base_batch >= 1, "--lr-base-batch of at least 1", self.lr_base_batch, "give samples, such as 256"
         )
         require(0 <= self.momentum < 1, "--momentum in [0, 1)", self.momentum, "try 0.9")
+        require(
+            len(self.betas) == 2 and all(0 <= beta < 1 for beta in self.betas),
+            "two --betas in [0, 1)",
+            ",".join(map(str, self.betas)) or "none",
+            "try 0.9,0.999",
+        )
         require(
             self.weight_decay >= 0 and math.isfinite(self.weight_decay),
             "a finite --weight-decay of at least 0",

@@ -10,6 +10,7 @@ USAGE = """usage: ringmark COMMAND [OPTIONS]
   train     train a model on this machine: prints the torchrun line, then runs it
   bench     measure: `ringmark bench scaling --model resnet18-cifar --ranks 1,2`
   gradcheck compare a model's gradients with finite differences
+  judge     let a classifier of real images judge what a GAN makes
   report    write report.md and report.html from a folder's records, and print them
   submit    the same as a SLURM job: `ringmark submit --site NAME --nodes 2 -- train ...`
   list      what there is: models, data, tasks, cases, strategies, sites
@@ -40,6 +41,12 @@ def _gradcheck(argv: Sequence[str]) -> int:
     return gradcheck(argv)
 
 
+def _judge(argv: Sequence[str]) -> int:
+    from launch.judge import judge
+
+    return judge(argv)
+
+
 def _report(argv: Sequence[str]) -> int:
     from launch.commands import report
 
@@ -68,6 +75,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "train": _train,
     "bench": _bench,
     "gradcheck": _gradcheck,
+    "judge": _judge,
     "report": _report,
     "submit": _submit,
     "list": _list,

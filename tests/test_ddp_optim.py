@@ -49,6 +49,12 @@ def factors(total_steps: int, **options: Any) -> list[float]:
     return [factor(step) for step in range(total_steps)]
 
 
+@pytest.mark.parametrize("name", ["adam", "adamw"])
+def test_the_averages_keep_what_the_option_says(name: Any) -> None:
+    optimizer = make_optimizer(config_of(optimizer=name, betas=(0.5, 0.9)), nn.Linear(2, 2))
+    assert [group["betas"] for group in optimizer.param_groups] == [(0.5, 0.9)]
+
+
 @pytest.mark.parametrize("name", sorted(OPTIMIZERS))
 def test_every_optimizer_updates_as_the_plain_one_of_torch_does(name: str) -> None:
     ours, plain = network(), network()
@@ -245,6 +251,8 @@ def test_the_peak_is_scaled_by_the_batch_as_the_rule_says(scaling: str, batch: i
         ({"lr_milestones": (30.0, 60.0)}, "expected --lr-milestones that rise .*, got 30.0,60.0"),
         ({"lr_milestones": (0.5, math.nan)}, "expected --lr-milestones that rise .*, got 0.5,nan"),
         ({"lr_milestones": ()}, "expected --lr-milestones that rise .*, got none"),
+        ({"betas": (0.9,)}, r"expected two --betas in \[0, 1\), got 0.9; try 0.9,0.999"),
+        ({"betas": (0.5, 1.0)}, r"expected two --betas in \[0, 1\), got 0.5,1.0"),
         ({"lr_gamma": 0.0}, r"expected --lr-gamma in \(0, 1\], got 0.0; try 0.1"),
         ({"lr_gamma": 2.0}, r"expected --lr-gamma in \(0, 1\], got 2.0"),
         ({"schedule": "step", "warmup": 0.5}, "expected a first drop after the warm-up, which ends at 0.5 .*--lr-step"),
