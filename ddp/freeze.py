@@ -7,7 +7,11 @@ from torch import nn
 from ddp.discover import unknown
 from ddp.mistake import require
 
-REMEDY = "give names of parts as the model's own code has them, such as conv1,layer1"
+BACKBONE = "backbone"
+"""Word for all parts of a model but its last layer; a part that the model itself calls so goes first."""
+NONE = "none"
+"""Word for no part at all."""
+REMEDY = "give names of parts as the model's own code has them, such as conv1,layer1, or backbone"
 
 
 @dataclass(frozen=True)
@@ -27,13 +31,54 @@ def _within(name: str, prefixes: tuple[str, ...]) -> bool:
     return any(name == prefix or name.startswith(f"{prefix}.") for prefix in prefixes)
 
 
+def _names(module: nn.Module) -> list[str]:
+    """Names of all parameters and buffers, those with several included."""
+    tensors = (*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False))
+    return [name for name, _ in tensors]
+
+
+def _backbone(module: nn.Module) -> list[str]:
+    """The largest parts with parameters or buffers that do not hold the last layer.
+
+    The last layer is the module registered last of those with parameters of their own. Layers without any, such as
+    dropout in front of it, are in no part that is frozen.
+    """
+    layers = [name for name, layer in module.named_modules() if any(True for _ in layer.parameters(recurse=False))]
+    last = layers[-1] if layers else ""
+    if not last:
+        return []
+    parts: dict[str, None] = {}
+    for name in _names(module):
+        words, depth = name.split("."), 1
+        while _within(last, (".".join(words[:depth]),)):
+            depth += 1
+        if not _within(name, (last,)):
+            parts[".".join(words[:depth])] = None
+    return list(parts)
+
+
+def _resolved(module: nn.Module, prefixes: tuple[str, ...]) -> tuple[str, ...]:
+    """The names of parts behind names and words."""
+    if prefixes == (NONE,):
+        return ()
+    if BACKBONE not in prefixes or any(_within(name, (BACKBONE,)) for name in _names(module)):
+        return prefixes
+    return (*(prefix for prefix in prefixes if prefix != BACKBONE), *_backbone(module))
+
+
 def freeze(module: nn.Module, prefixes: tuple[str, ...]) -> Frozen:
     """Take the parameters below some names out of training; call it before the model is wrapped.
 
     Raises Mistake for a name below which there is neither a parameter nor a buffer, and if nothing is left to train.
     """
     parameters = dict(module.named_parameters(remove_duplicate=False))
-    names = [*parameters, *(name for name, _ in module.named_buffers(remove_duplicate=False))]
+    asked, prefixes, names = prefixes, _resolved(module, prefixes), _names(module)
+    require(
+        bool(prefixes) or asked == (NONE,) or not asked,
+        "a model of more than one layer for --freeze backbone",
+        "one layer",
+        "omit --freeze",
+    )
     for prefix in prefixes:
         if not any(_within(name, (prefix,)) for name in names):
             parts = list(dict.fromkeys(name.partition(".")[0] for name in names))
@@ -43,9 +88,7 @@ def freeze(module: nn.Module, prefixes: tuple[str, ...]) -> Frozen:
         parameter.requires_grad_(False)
     distinct = list(module.parameters())
     trained_size = sum(parameter.numel() for parameter in distinct if parameter.requires_grad)
-    require(
-        trained_size > 0, "a part of the model that is still trained", f"--freeze {','.join(prefixes)}", "freeze less"
-    )
+    require(trained_size > 0, "a part of the model that is still trained", f"--freeze {','.join(asked)}", "freeze less")
     total = sum(parameter.numel() for parameter in distinct)
     return Frozen(parameters=tuple(frozen), frozen_size=total - trained_size, trained_size=trained_size)
 
@@ -61,6 +104,7 @@ def hold_still(module: nn.Module, prefixes: tuple[str, ...]) -> None:
     ranks, and dropout is off: a frozen part is one function throughout. A layer with running statistics is frozen as
     well if each of its parameters was named by itself.
     """
+    prefixes = _resolved(module, prefixes)
     for name, layer in module.named_modules(remove_duplicate=False):
         own = [f"{name}.{short}".removeprefix(".") for short, _ in layer.named_parameters(recurse=False)]
         named_singly = bool(own) and all(_within(each, prefixes) for each in own)

@@ -29,6 +29,15 @@ def _parts(kind: type[int] | type[float] | type[str], text: str) -> tuple[float 
         raise ValueError(f"expected {expected}, got {text!r}") from None
 
 
+ALIASES = {"--pretrained": "--weights"}
+"""Other words for flags, by which people look for them."""
+
+
+def _renamed(word: str) -> str:
+    flag, equals, value = word.partition("=")
+    return ALIASES.get(flag, flag) + equals + value
+
+
 def _one_line(box: str) -> str:
     """The sentences of tyro's error boxes, without frames, the advice to read the help, and line breaks."""
     lines = [re.sub(r"[│╭╮╰╯─]", " ", line).strip() for line in box.splitlines()]
@@ -61,6 +70,7 @@ def parse(kind: type[Config], argv: Sequence[str], *, prog: str, description: st
             str_from_instance=lambda value: [",".join(map(str, value))],
         )
 
+    words = [_renamed(word) for word in argv]
     complaint = io.StringIO()
     try:
         with redirect_stderr(complaint):
@@ -68,7 +78,7 @@ def parse(kind: type[Config], argv: Sequence[str], *, prog: str, description: st
                 kind,
                 prog=prog,
                 description=description,
-                args=list(argv),
+                args=words,
                 config=(tyro.conf.OmitArgPrefixes,),
                 registry=registry,
             )

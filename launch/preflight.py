@@ -6,6 +6,7 @@ from ddp.folds import training_samples
 from ddp.mistake import require
 from ddp.refusals import check_pairs
 from models import zoo
+from models.torchvision_weights import check_downloadable
 
 
 def check_training(config: TrainConfig, world_size: int) -> None:
@@ -18,6 +19,8 @@ def check_training(config: TrainConfig, world_size: int) -> None:
     check_pairs(config, world_size)
     weights = config.initial.weights
     require(weights is None or weights.is_file(), "a file of weights in --weights", str(weights), "check the path")
+    if config.initial.download_weights is not None:
+        check_downloadable(config.model)
     global_batch = config.global_batch(world_size)
     dataset = discover.find("ddp.datasets", config.input.data, kind="data set")
     samples = training_samples(dataset.count(config.input), config.input)

@@ -4,7 +4,7 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from launch.guard import refuse_foreign_packages
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ddp.source import Dataset
     from ddp.task import Task
 
+Result = TypeVar("Result")
 NON_FINITE = 5
 """Exit code: the loss became infinite or not a number."""
 FAILED = 1
@@ -45,6 +46,7 @@ def _load(config: "TrainConfig") -> _Subject:
     from models import zoo
     from models.initializers import initialize
     from models.pretrained import load_weights
+    from models.torchvision_weights import load_downloaded
 
     spec = zoo.find(config.model)
     task = find("ddp.tasks", spec.task, kind="task").TASK
@@ -54,9 +56,22 @@ def _load(config: "TrainConfig") -> _Subject:
     classes = len(dataset.classes)
     module = zoo.build(spec, dataset.shape, classes, task.output_shape(dataset.shape, classes))
     initialize(module, config.initial.init)
-    weights = config.initial.weights
-    anew = [] if weights is None else load_weights(module, weights, config.initial.new_head)
+    initial, anew = config.initial, []
+    if initial.weights is not None:
+        anew = load_weights(module, initial.weights, initial.new_head)
+    elif initial.download_weights is not None:
+        anew = load_downloaded(module, config.model, initial.download_weights, initial.new_head)
     return _Subject(module, dataset, task, anew)
+
+
+def _download(config: "TrainConfig", ctx: "DistContext") -> Literal[True]:
+    """Fetch weights that were asked for, once per machine, before all ranks read them. Raises ModelMistake."""
+    from models.torchvision_weights import fetch
+
+    name = config.initial.download_weights
+    if name is not None and ctx.local_rank == 0:
+        fetch(config.model, name, lambda text: print(f"ringmark: {text}", file=sys.stderr))
+    return True
 
 
 def _fit(config: "TrainConfig", ctx: "DistContext", subject: _Subject) -> dict[str, Any] | None:
@@ -81,29 +96,37 @@ def _fit(config: "TrainConfig", ctx: "DistContext", subject: _Subject) -> dict[s
     }
 
 
+def _agreed(ctx: "DistContext", work: Callable[[], Result]) -> Result | None:
+    """What the work gives, or None on all ranks after the mistake of any of them was told."""
+    from ddp.mistake import Mistake
+    from launch.worker import said_once
+    from models.spec import ModelMistake
+
+    mistake, result = None, None
+    try:
+        result = work()
+    except (Mistake, ModelMistake) as error:
+        mistake = error
+    return None if said_once(ctx.patient, mistake) else result
+
+
 def _train(config: "TrainConfig", ctx: "DistContext") -> int:
     """Train and leave a record, also of a failure -> the exit code."""
     from bench.environment import capture
     from bench.failure import recorded
     from bench.record import Record, append
     from ddp.epoch import NonFiniteLossError
-    from ddp.mistake import Mistake
     from ddp.self_check import RanksDifferError
     from launch.argv import MISTAKE
     from launch.revision import revision
-    from launch.worker import said_once
-    from models.spec import ModelMistake
 
-    mistake, subject = None, None
-    try:
-        subject = _load(config)
-    except (Mistake, ModelMistake) as error:
-        mistake = error
-    if said_once(ctx.patient, mistake) or subject is None:
+    subject = _agreed(ctx, lambda: _load(config)) if _agreed(ctx, lambda: _download(config, ctx)) else None
+    if subject is None:
         return MISTAKE
     if subject.anew and ctx.is_main:
         names = ", ".join(subject.anew)
-        print(f"ringmark: {names} start anew, the rest from {config.initial.weights}", file=sys.stderr)
+        weights = config.initial.weights or f"torchvision's {config.initial.download_weights}"
+        print(f"ringmark: {names} start anew, the rest from {weights}", file=sys.stderr)
     environment = capture(ctx) | revision()
     cell = asdict(config) | {"ranks": ctx.world_size, "global_batch_size": config.global_batch(ctx.world_size)}
     try:

@@ -14,7 +14,7 @@ Misfit = tuple[str, str]
 """Name of a tensor, and what is wrong with it."""
 
 
-def _read(path: Path) -> dict[str, Tensor]:
+def read_tensors(path: Path) -> dict[str, Tensor]:
     """A file's tensors by name. Raises ModelMistake if it is not a plain state dict."""
     if not path.is_file():
         raise ModelMistake(f"expected a file of weights, got no file {path}; check the path")
@@ -85,8 +85,13 @@ def load_weights(module: nn.Module, path: Path, new_head: bool) -> list[str]:
     file or of another shape; all else must fit. Raises ModelMistake, with the model unchanged, if the file is missing
     or foreign, or if names or shapes differ.
     """
+    return load_tensors(module, read_tensors(path), str(path), new_head)
+
+
+def load_tensors(module: nn.Module, tensors: dict[str, Tensor], origin: str, new_head: bool) -> list[str]:
+    """The same from tensors by name; `origin` says in messages where they are from."""
     wanted: dict[str, Tensor] = module.state_dict()
-    given = _unwrapped(_read(path), wanted)
+    given = _unwrapped(tensors, wanted)
     misfits = _misfits(given, wanted)
     anew: list[str] = []
     if new_head:
@@ -98,7 +103,7 @@ def load_weights(module: nn.Module, path: Path, new_head: bool) -> list[str]:
         where = " outside the last layer" if new_head else ""
         remedy = "choose the model of that file" + ("" if new_head else ", or add --new-head for other classes")
         raise ModelMistake(
-            f"expected the model's tensors in {path}{where}, got {_some([text for _, text in misfits])}; {remedy}"
+            f"expected the model's tensors in {origin}{where}, got {_some([text for _, text in misfits])}; {remedy}"
         )
     module.load_state_dict({name: wanted[name] if name in anew else given[name] for name in wanted})
     return anew

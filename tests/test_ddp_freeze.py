@@ -15,6 +15,8 @@ from ddp.loader import Batch
 from ddp.loop import train_step
 from ddp.mistake import Mistake
 from ddp.trainer import make_trainer
+from models import zoo
+from models.pretrained import head_of
 from tests.ranks import run_ranks
 
 CONFIG = TrainConfig(global_batch_size=12)
@@ -84,6 +86,44 @@ def test_names_that_freeze_nothing_or_everything_are_refused(prefixes: tuple[str
         freeze(net(), prefixes)
 
 
+@pytest.mark.parametrize("name", ["resnet18", "vgg11_bn", "vit_b_16", "efficientnet_b0", "swin_t", "lenet5"])
+def test_the_backbone_is_all_but_the_last_layer(name: str) -> None:
+    spec = zoo.find(name)
+    with torch.device("meta"):
+        module = spec.build(spec.shape, 10).train()
+    freeze(module, ("backbone",))
+    head = head_of(module)
+    trained = {name for name, parameter in module.named_parameters() if parameter.requires_grad}
+    assert trained == {name for name, _ in module.named_parameters() if name.startswith(f"{head}.")}
+    hold_still(module, ("backbone",))
+    normal = {name for name, layer in module.named_modules() if layer.training}
+    assert head in normal
+    weights = {name.rpartition(".")[0] for name in (*dict(module.named_parameters()), *dict(module.named_buffers()))}
+    parents = {each for each in weights if f"{head}.".startswith(f"{each}." if each else "")}
+    assert normal & weights == parents
+
+
+def test_dropout_in_front_of_the_last_layer_stays_and_dropout_inside_the_backbone_goes() -> None:
+    module = zoo.find("efficientnet_b0").build((3, 64, 64), 10).train()
+    hold_still(module, ("backbone",))
+    assert module.get_submodule("classifier.0").training
+    assert not any(layer.training for layer in module.get_submodule("features").modules())
+
+
+def test_words_mean_parts_unless_the_model_has_a_part_of_that_name() -> None:
+    module = nn.ModuleDict({"backbone": nn.Linear(3, 3), "neck": nn.Linear(3, 3), "fc": nn.Linear(3, 3)})
+    assert set(freeze(module, ("backbone",)).parameters) == {"backbone.weight", "backbone.bias"}
+    assert freeze(net(), ("none",)).frozen_size == 0
+    assert set(freeze(net(), ("backbone", "conv1")).parameters) == {
+        name for name, _ in net().named_parameters() if not name.startswith("fc.")
+    }
+
+
+def test_a_model_of_one_layer_has_no_backbone() -> None:
+    with pytest.raises(Mistake, match="expected a model of more than one layer for --freeze backbone"):
+        freeze(nn.Linear(3, 3), ("backbone",))
+
+
 @pytest.mark.parametrize(
     ("prefixes", "still"),
     [
@@ -93,6 +133,8 @@ def test_names_that_freeze_nothing_or_everything_are_refused(prefixes: tuple[str
         (("bn1.weight",), set()),
         (("conv1.weight", "conv1.bias"), set()),
         ((), set()),
+        (("none",), set()),
+        (("backbone",), {"conv1", "bn1", "conv10", "bn10", "part", "part.0", "part.1", "part.2"}),
     ],
 )
 def test_frozen_layers_go_into_evaluation_mode(prefixes: tuple[str, ...], still: set[str]) -> None:
@@ -141,6 +183,8 @@ def test_plain_batchnorm_stands_still_too() -> None:
 def check_frozen(states: Sequence[dict[str, Tensor]], prefixes: tuple[str, ...]) -> None:
     before = net().double().state_dict()
     parts = {prefix.partition(".")[0] for prefix in prefixes}
+    if prefixes == ("backbone",):
+        parts = {name.partition(".")[0] for name in before} - {"fc"}
     for state in states:
         for name, tensor in before.items():
             same = torch.equal(state[name], tensor)
@@ -148,9 +192,15 @@ def check_frozen(states: Sequence[dict[str, Tensor]], prefixes: tuple[str, ...])
 
 
 def test_options_that_contradict_each_other_are_refused() -> None:
-    with pytest.raises(Mistake, match="expected --weights with --new-head, got none"):
+    with pytest.raises(Mistake, match="expected --weights or --download-weights with --new-head, got none"):
         InitialConfig(new_head=True)
-    with pytest.raises(Mistake, match="got --init orthogonal with --weights"):
+    with pytest.raises(Mistake, match="expected --weights or --download-weights, got both"):
+        InitialConfig(weights="model.pt", download_weights="DEFAULT")  # type: ignore[arg-type]
+    with pytest.raises(Mistake, match="got --init orthogonal with weights"):
+        InitialConfig(init="orthogonal", download_weights="DEFAULT")
+    with pytest.raises(Mistake, match="expected names of parts or none in --freeze, got fc,none"):
+        InitialConfig(freeze=("fc", "none"))
+    with pytest.raises(Mistake, match="got --init orthogonal with weights"):
         InitialConfig(init="orthogonal", weights="model.pt")  # type: ignore[arg-type]
     with pytest.raises(Mistake, match="expected names of parts in --freeze"):
         InitialConfig(freeze=("conv1", ""))

@@ -63,6 +63,11 @@ def test_shares_of_a_run_are_separated_by_commas() -> None:
         parsed(TrainConfig, ["--lr-milestones", "0.5;0.75"])
 
 
+@pytest.mark.parametrize("words", [["--pretrained", "a.pt"], ["--pretrained=a.pt"], ["--weights", "a.pt"]])
+def test_weights_have_the_name_that_people_look_for_as_well(words: list[str]) -> None:
+    assert parse(TrainConfig, words, prog="test", description="").initial.weights == Path("a.pt")
+
+
 def test_dashes_and_underscores_are_the_same() -> None:
     assert parsed(TrainConfig, ["--batch_size", "8"]) == parsed(TrainConfig, ["--batch-size", "8"])
 
