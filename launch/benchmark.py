@@ -39,16 +39,23 @@ def wanted_cells(case: ModuleType, options: Any) -> list[Any]:
 
 
 def _recorded(options: Any, kind: str) -> int:
+    return len(_since(options, kind, 0))
+
+
+def _since(options: Any, kind: str, before: int) -> list[Record]:
     if not (options.out / FILE_NAME).is_file():
-        return 0
-    return len([record for record in read(options.out)[0] if record.case == kind])
+        return []
+    return [record for record in read(options.out)[0] if record.case == kind][before:]
 
 
 def _keys_since(options: Any, kind: str, before: int) -> set[str]:
-    if not (options.out / FILE_NAME).is_file():
-        return set()
-    records = [record for record in read(options.out)[0] if record.case == kind]
-    return {key_of(record.cell) for record in records[before:]}
+    return {key_of(record.cell) for record in _since(options, kind, before)}
+
+
+def _any_failed_since(options: Any, kind: str, before: int) -> bool:
+    """Whether a cell's latest record says that it was not measured."""
+    latest = {key_of(record.cell): record.status for record in _since(options, kind, before)}
+    return any(status != "ok" for status in latest.values())
 
 
 def _launch(case_name: str, options: Any, world_size: int) -> int:
@@ -60,8 +67,8 @@ def _launch(case_name: str, options: Any, world_size: int) -> int:
 def run_case(case_name: str, case: ModuleType, options: Any) -> int:
     """Measure all cells in one launch; if it fails, those without a record again, each alone.
 
-    Returns 0 if every cell was measured, else the last launch's exit code. A cell that fails leaves a record that says
-    why, written by the rank that failed or, if it could not, here.
+    Returns 0 if every cell was measured, else the last launch's exit code, or 1 if that is 0. A cell that fails leaves
+    a record that says why, written by the rank that failed or, if it could not, here.
     """
     options.out.mkdir(parents=True, exist_ok=True)
     kind = case_name.replace("-", "_")
@@ -88,4 +95,4 @@ def run_case(case_name: str, case: ModuleType, options: Any) -> int:
                 ),
             )
         failed = alone or failed
-    return failed
+    return failed or int(_any_failed_since(options, kind, before))

@@ -158,7 +158,7 @@ def build(spec: ModelSpec, shape: Shape, classes: int, output_shape: tuple[int, 
     try:
         with torch.no_grad():
             output = module.eval()(torch.zeros(2, *shape))
-    except RuntimeError as error:
+    except (RuntimeError, AssertionError) as error:  # vision transformers assert the size of an image
         raise ModelMistake(
             f"expected a model for samples of {'x'.join(map(str, shape))}, got {spec.name}, which fails on them "
             f"({str(error).splitlines()[0]}); choose another model or --image-size"
