@@ -96,8 +96,7 @@ def evaluate(module: nn.Module, loader: Loader, ctx: DistContext, amp: Amp) -> E
     }
     parts = ctx.gather(mine)
     counted = sum(part["samples"] for part in parts)
-    if counted != len(loader.labels):
-        raise RuntimeError(f"expected to evaluate {len(loader.labels)} samples once each, counted {counted}")
+    loader.check_counted(counted)
     for outputs in {part["outputs"] for part in parts} - {None}:  # all ranks know, so none waits in the sum below
         require(outputs == classes, f"a model with {classes} outputs", outputs, "make one for each class of the data")
     confusion = ctx.sum(tally.confusion(classes, ctx.device))

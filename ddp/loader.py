@@ -87,6 +87,11 @@ class Loader:
     def __len__(self) -> int:
         return len(self.shares)
 
+    def check_counted(self, samples: int) -> None:
+        """Raise RuntimeError unless all ranks together saw each sample of the split once."""
+        if samples != len(self.labels):
+            raise RuntimeError(f"expected to evaluate {len(self.labels)} samples once each, counted {samples}")
+
     def own_state(self) -> dict[str, Any]:
         """What a checkpoint must hold of this rank's loader: nothing, since samples follow from seed and epoch."""
         return {}

@@ -4,6 +4,7 @@ It joins what the models say of themselves, the records of `ringmark bench model
 """
 
 import sys
+import textwrap
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -14,13 +15,15 @@ from launch.guard import refuse_foreign_packages
 
 NOTES = Path(__file__).resolve().parent.parent / "docs" / "models.toml"
 COSTS = ("model", "input", "parameters", "GFLOP", "batch", "samples/s", "peak memory", "reference", "architecture")
-CHECKS = ("model", "verified here", "reached here", "command")
+WIDTH = 108
+"""Characters of a command in one line."""
 HEAD = """# Models
 
 Every model that `ringmark train --model NAME` knows by name, by task; torchvision's other classifiers, timm's
 (`--model timm:NAME`, where it is installed) and your own files (`--model path/to/file.py:factory`) train the same way.
 
-- **input, parameters**: of one sample, and of the model for it, at the classes that the model was made for.
+- **input, parameters**: of one sample, and of the model at the size and the classes that it was made for; tests compare
+  them with other implementations' counts or with arithmetic (tests/reference_counts.py).
 - **GFLOP**: 1e9 floating-point operations of one sample in a training step, forward and backward: matrix products,
   convolutions and attention, 2 for a multiply-add. n/a: not measured, or not countable.
 - **batch, samples/s, peak memory**: samples per rank in a step; samples of all ranks per second; memory of the rank
@@ -146,15 +149,16 @@ def _costs(entry: Entry) -> list[str]:
 
 
 def _checks(entry: Entry) -> list[str]:
+    """What was checked of a model, and the command that anybody can repeat it by."""
     from bench.report import escaped
 
     notes = entry.notes
-    return [
-        f"`{entry.name}`",
-        escaped(notes.verified),
-        escaped(notes.learned),
-        f"`{notes.command}`" if notes.command else "",
-    ]
+    said = "; ".join(escaped(each) for each in (notes.verified, notes.learned) if each)
+    lines = [f"- `{entry.name}`: {said}"]
+    if not notes.command:
+        return lines
+    words = textwrap.wrap(notes.command, WIDTH, break_long_words=False, break_on_hyphens=False)
+    return [*lines, "", "      " + " \\\n          ".join(words), ""]
 
 
 def _machine(records: Sequence[Any]) -> str:
@@ -187,7 +191,7 @@ def page(found: Sequence[Entry]) -> str:
         checked = [entry for entry in members if entry.notes.verified or entry.notes.learned]
         lines += ["", f"## {task.capitalize()}", "", *_table(COSTS, [_costs(entry) for entry in members])]
         if checked:
-            lines += ["", "Checked here:", "", *_table(CHECKS, [_checks(entry) for entry in checked])]
+            lines += ["", "Checked here:", "", *(line for entry in checked for line in _checks(entry))]
     return "\n".join(lines) + "\n"
 
 

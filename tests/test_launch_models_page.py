@@ -57,15 +57,15 @@ def test_every_model_has_its_row_with_what_is_known() -> None:
     assert text.index("## Classification") < text.index("`lenet5`") < text.index("## Regression")
 
 
-def test_what_was_checked_has_a_table_of_its_own() -> None:
+def test_what_was_checked_stands_below_the_table_with_its_command() -> None:
     notes = Notes(verified="outputs equal", learned="98 % in 3 epochs", command="ringmark train --model a")
     shown = [
         Entry(name=name, task="regression", shape=(1,), parameters=2, source="", notes=each)
         for name, each in (("a", notes), ("b", Notes(reference="90 %", origin="a paper")))
     ]
     text = page(shown)
-    assert "| `a` | outputs equal | 98 % in 3 epochs | `ringmark train --model a` |" in text
-    assert text.count("| `b` |") == 1
+    assert "- `a`: outputs equal; 98 % in 3 epochs\n\n      ringmark train --model a\n" in text
+    assert "- `b`" not in text
     assert "90 % (a paper)" in text
     assert "Nothing was measured yet." in text
 

@@ -122,8 +122,7 @@ class Adversarial(Task):
             rows.append(torch.stack([each.double().sum() for each in losses]))
         parts = ctx.gather({"samples": counted, "rows": torch.stack(rows).tolist() if rows else []})
         samples = sum(part["samples"] for part in parts)
-        if samples != len(loader.labels):
-            raise RuntimeError(f"expected to evaluate {len(loader.labels)} samples once each, counted {samples}")
+        loader.check_counted(samples)
         discriminator, generator = (
             math.fsum(row[column] for part in parts for row in part["rows"]) / samples for column in range(2)
         )

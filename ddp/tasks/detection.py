@@ -120,8 +120,7 @@ class Detection(Task):
                 detections = module(batch.inputs)
             _add(truth, found, batch, detections)
         counted = int(ctx.sum(torch.tensor(truth.samples, device=ctx.device)))
-        if counted != samples:
-            raise RuntimeError(f"expected to evaluate {samples} samples once each, counted {counted}")
+        loader.check_counted(counted)
         both = [tally.of_all_ranks(ctx) for tally in (truth, found)]
         height, width = loader.dataset.shape[1:]
         kinds: tuple[Literal["bbox", "segm"], ...] = ("bbox", "segm") if masks else ("bbox",)

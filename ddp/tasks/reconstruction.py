@@ -122,8 +122,7 @@ class Reconstruction(Task):
         rows = torch.stack(sums.numbers).tolist() if sums.numbers else []
         parts = ctx.gather({"samples": sums.samples, "rows": rows})
         samples = sum(part["samples"] for part in parts)
-        if samples != len(loader.labels):
-            raise RuntimeError(f"expected to evaluate {len(loader.labels)} samples once each, counted {samples}")
+        loader.check_counted(samples)
         errors, divergences, squares = (
             math.fsum(row[column] for part in parts for row in part["rows"]) for column in range(3)
         )

@@ -85,8 +85,7 @@ class Regression(Task):
             samples += len(batch.indices)
         parts = ctx.gather((samples, torch.stack(sums).tolist() if sums else []))
         counted = sum(count for count, _ in parts)
-        if counted != len(loader.labels):
-            raise RuntimeError(f"expected to evaluate {len(loader.labels)} samples once each, counted {counted}")
+        loader.check_counted(counted)
         return _outcome(math.fsum(part for _, found in parts for part in found), loader.labels.numpy())
 
 

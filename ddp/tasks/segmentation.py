@@ -171,8 +171,7 @@ def evaluate(module: nn.Module, loader: Loader, ctx: DistContext, amp: Amp) -> E
     losses = torch.stack(tally.losses).tolist() if tally.losses else []
     parts = ctx.gather({"losses": losses, "samples": tally.samples, "outputs": tally.outputs})
     counted = sum(part["samples"] for part in parts)
-    if counted != len(loader.labels):
-        raise RuntimeError(f"expected to evaluate {len(loader.labels)} samples once each, counted {counted}")
+    loader.check_counted(counted)
     for outputs in {part["outputs"] for part in parts} - {None}:
         require(outputs == classes, f"a model with {classes} outputs", outputs, "make one for each class of the data")
     return Evaluation(
