@@ -9,7 +9,7 @@ import numpy as np
 
 from ddp.input_config import InputConfig
 from ddp.mistake import Mistake, require
-from ddp.source import Dataset, Shape, Split
+from ddp.source import Dataset, Shape, Split, image_shape
 
 LARGEST_SMALL_IMAGE = 64
 """Images up to this size are kept as they are; larger ones are stored with a margin of a seventh for random crops."""
@@ -82,7 +82,7 @@ def image_dataset(
     config: InputConfig, native: Shape, listings: tuple[Listing, Listing], classes: Sequence[str]
 ) -> Dataset:
     """Training and test images in the model's own size unless --image-size says otherwise; decoded when read."""
-    size = config.image_size or native[1]
+    size = config.image_size or image_shape(native)[1]
     stored = size if size <= LARGEST_SMALL_IMAGE else size + size // 7
     splits = []
     for listing in listings:

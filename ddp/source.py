@@ -9,6 +9,8 @@ import numpy as np
 Shape = tuple[int, ...]
 """Of one sample: channels, height, width of an image; steps, features of a sequence; features of a row of a table."""
 
+PLAIN_IMAGE = (3, 32, 32)
+"""Size of images for a model that says none, since it is made for series or rows of numbers."""
 UNKNOWN = 255
 """Value of a mask where the class is not known; losses and scores leave it out."""
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -60,6 +62,12 @@ class Dataset:
     def size_bytes(self) -> int:
         """Bytes of all images, decoded."""
         return (len(self.train) + len(self.test)) * int(np.prod(self.stored))
+
+
+def image_shape(native: Shape) -> tuple[int, int, int]:
+    """The images that a model was made for; a model that takes none is refused later, by its task, in its own words."""
+    channels, height, width = native if len(native) == 3 else PLAIN_IMAGE
+    return channels, height, width
 
 
 def array_split(images: np.ndarray, labels: Any) -> Split:

@@ -129,9 +129,9 @@ def _costs(entry: Entry) -> list[str]:
     from bench.text import NA, count, number, value_text
 
     record, notes = entry.record, entry.notes
-    measured, shape = [NA] * 4, entry.shape
+    measured, shape, parameters = [NA] * 4, entry.shape, entry.parameters
     if record is not None and record.status == "ok":
-        shape = record.raw["shape"]
+        shape, parameters = record.raw["shape"], record.raw["parameters"]
         batch = value_text(record.cell.get("batch_per_rank"))
         measured = [number(gflop(record)), batch, number(samples_per_s(record)), memory_text(record)]
     elif record is not None:
@@ -141,7 +141,7 @@ def _costs(entry: Entry) -> list[str]:
     return [
         f"`{entry.name}`",
         input_text(shape),
-        count(entry.parameters),
+        count(parameters),
         *measured,
         reference,
         escaped(entry.source),

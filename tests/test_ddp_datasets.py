@@ -12,7 +12,7 @@ from sklearn.datasets import load_digits
 from torchvision.datasets import CIFAR10, CIFAR100
 
 from ddp import discover
-from ddp.datasets import cifar10, digits, imagefolder
+from ddp.datasets import cifar10, digits, imagefolder, shapes, shapes_boxes, synthetic
 from ddp.input_config import InputConfig
 from ddp.source import Dataset
 
@@ -182,3 +182,10 @@ def test_digits_are_those_that_scikit_learn_reads() -> None:
     theirs = load_digits()
     assert np.array_equal(pixels, theirs.images)
     assert np.array_equal(labels, theirs.target)
+
+
+@pytest.mark.parametrize("native", [(4,), (50, 1)])
+@pytest.mark.parametrize("dataset", [synthetic, shapes, shapes_boxes])
+def test_images_have_a_plain_size_for_models_that_are_not_for_images(dataset: Any, native: tuple[int, ...]) -> None:
+    """So that the task can say what is wrong; breaks with an error of Python's own otherwise."""
+    assert dataset.load(InputConfig(data="any"), native, 3).shape == (3, 32, 32)

@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def record(model: str, samples: int, **changes: object) -> Record:
-    raw = {"shape": [3, 8, 8], "training_flop_per_sample": 5e9, "peak_memory_bytes": [2**20, 2**21]}
+    raw = {"shape": [3, 8, 8], "parameters": 1234, "training_flop_per_sample": 5e9, "peak_memory_bytes": [2**20, 2**21]}
     raw["blocks"] = [{"round": 0, "samples": samples, "wall_s": [1.0, 2.0], "step_s": [[1.0], [2.0]]}]
     cell = asdict(ModelCell(model=model, task="classification", ranks=2, batch_per_rank=4))
     environment = {"cpu": "EPYC", "device": "cpu", "cores": 4, "torch": "2.15"}
@@ -48,7 +48,7 @@ def test_every_model_has_its_row_with_what_is_known() -> None:
     text = page(entries(records))
     found = rows(text)
     assert found.keys() == {*zoo.own_names(), *FAMILIES}
-    assert found["lenet5"][:6] == ["3x8x8", "62,006", "5.00", "4", "20.0", "2.00 MiB"]
+    assert found["lenet5"][:6] == ["3x8x8", "1,234", "5.00", "4", "20.0", "2.00 MiB"]
     assert "LeCun" in found["lenet5"][-1]
     assert found["mlp"][:6] == ["1x28x28", "203,530", "n/a", r"failed: RuntimeError: a\|b", "n/a", "n/a"]
     assert found["resnet18"][:6] == ["3x224x224", "11,689,512", *["n/a"] * 4]

@@ -18,7 +18,7 @@ from ddp.coco_index import Index, read_index
 from ddp.images import data_root
 from ddp.input_config import InputConfig
 from ddp.mistake import Mistake, require
-from ddp.source import Dataset, Shape, Split
+from ddp.source import Dataset, Shape, Split, image_shape
 
 MOST_BOXES = 100
 """Boxes of an image that are kept at most, the largest; COCO's training images have at most 93 objects."""
@@ -170,7 +170,7 @@ def count(config: InputConfig, *, masks: bool = False) -> int:
 
 def load(config: InputConfig, native: Shape, classes: int, *, masks: bool = False) -> Dataset:
     """The images in the model's own size unless --image-size says otherwise; decoded when read."""
-    files, size = _files(config), config.image_size or native[1]
+    files, size = _files(config), config.image_size or image_shape(native)[1]
     indexes = _scan(files[0][0], files[1][0], masks)
     most = [max(1, min(MOST_BOXES, index.most)) for index in indexes]
     planes = -(-max(most) // 8) if masks else 0

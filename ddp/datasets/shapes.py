@@ -10,7 +10,7 @@ import numpy as np
 from ddp.input_config import InputConfig
 from ddp.mistake import require
 from ddp.shapes import CLASSES, SMALLEST_SIZE, draw
-from ddp.source import Dataset, Shape, Split
+from ddp.source import Dataset, Shape, Split, image_shape
 
 TRAIN_SAMPLES, TEST_SAMPLES = 2048, 512
 TRAIN, TEST = 0, 1
@@ -47,7 +47,7 @@ def count(config: InputConfig) -> int:
 def load(config: InputConfig, native: Shape, classes: int) -> Dataset:
     """Pictures of the model's height, unless --image-size says otherwise."""
     count(config)
-    size = config.image_size or native[1]
+    size = config.image_size or image_shape(native)[1]
 
     def split(number: int, samples: int) -> Split:
         return Split(labels=np.zeros(samples, dtype=np.int64), read=_Pictures(number, size))

@@ -8,7 +8,7 @@ import numpy as np
 from ddp.input_config import InputConfig
 from ddp.mistake import require
 from ddp.shapes import CLASSES, MOST_SHAPES, draw
-from ddp.source import Dataset, Shape, Split
+from ddp.source import Dataset, Shape, Split, image_shape
 
 TRAIN_SAMPLES, TEST_SAMPLES = 2048, 512
 TRAIN, TEST = 0, 1
@@ -49,8 +49,9 @@ def count(config: InputConfig) -> int:
 
 def load(config: InputConfig, native: Shape, classes: int) -> Dataset:
     """Pictures of the model's own size unless --image-size says otherwise. Raises Mistake for other than colours."""
-    require(native[0] == 3, "a model for images of 3 channels with --data shapes-boxes", native[0], "choose another")
-    size = config.image_size or native[1]
+    channels = image_shape(native)[0]
+    require(channels == 3, "a model for images of 3 channels with --data shapes-boxes", channels, "choose another")
+    size = config.image_size or image_shape(native)[1]
 
     def split(number: int, samples: int) -> Split:
         return Split(labels=_labels(number, samples, size), read=_Pictures(number, size))

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ddp.input_config import InputConfig
-from ddp.source import Dataset, Shape, Split
+from ddp.source import Dataset, Shape, Split, image_shape
 
 TRAIN_SAMPLES, TEST_SAMPLES = 2048, 512
 
@@ -31,7 +31,7 @@ def count(config: InputConfig) -> int:
 
 def load(config: InputConfig, native: Shape, classes: int) -> Dataset:
     """Samples of the model's shape (or of --image-size pixels) and number of classes."""
-    channels, height, width = native
+    channels, height, width = image_shape(native)
     if config.image_size is not None:
         height = width = config.image_size
     shape: Shape = (channels, height, width)

@@ -18,7 +18,7 @@ from PIL import Image
 from ddp.images import LARGEST_SMALL_IMAGE, data_root
 from ddp.input_config import InputConfig
 from ddp.mistake import Mistake, require
-from ddp.source import UNKNOWN, Dataset, Shape, Split
+from ddp.source import UNKNOWN, Dataset, Shape, Split, image_shape
 
 CLASSES = (
     *("background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
@@ -121,7 +121,7 @@ def count(config: InputConfig) -> int:
 
 def load(config: InputConfig, native: Shape, classes: int) -> Dataset:
     """Squares of the model's size unless --image-size says otherwise, with a margin for random crops."""
-    root, size = _root(config), config.image_size or native[1]
+    root, size = _root(config), config.image_size or image_shape(native)[1]
     stored = size if size <= LARGEST_SMALL_IMAGE else size + size // 7
 
     def split(name: str) -> Split:
