@@ -19,7 +19,7 @@ def write_idx(path: Path, values: np.ndarray, *, packed: bool = False, magic: by
     header = (magic or bytes([0, 0, 8, values.ndim])) + struct.pack(f">{values.ndim}i", *values.shape)
     content = header + values.astype(np.uint8).tobytes()
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(gzip.compress(content) if packed else content)
+    path.write_bytes(gzip.compress(content, mtime=0) if packed else content)
 
 
 def write_set(folder: Path, *, packed: bool = False, train: int = 5, test: int = 3) -> dict[str, np.ndarray]:
@@ -105,8 +105,14 @@ def test_sizes_are_read_from_the_header_alone(tmp_path: Path) -> None:
         (b"\0\0\x08\x01\0\0", "expected 1 sizes in the header of .*file, got 2 bytes"),
         (b"\0\0\x08\x01\0\0\0\x03\1\2", "expected 3 values in .*file, as its header says, got 2"),
         (b"\0\0\x08\x01\0\0\0\x03\1\2\3\4", "expected 3 values in .*file, as its header says, got 4"),
-        (gzip.compress(b"\0\0\x08\x01\0\0\0\x03\1\2\3")[:-9], "expected a readable file .*file, got Compressed file"),
-        (gzip.compress(b"\0\0\x08\x01\0\0\0\x03\1\2\3")[:-8] + b"\0" * 8, "readable file .*file, got CRC check failed"),
+        (
+            gzip.compress(b"\0\0\x08\x01\0\0\0\x03\1\2\3", mtime=0)[:-9],
+            "expected a readable file .*file, got Compressed file",
+        ),
+        (
+            gzip.compress(b"\0\0\x08\x01\0\0\0\x03\1\2\3", mtime=0)[:-8] + b"\0" * 8,
+            "readable file .*file, got CRC check failed",
+        ),
     ],
 )
 def test_a_damaged_file_is_named_with_what_is_wrong(tmp_path: Path, content: bytes, message: str) -> None:
