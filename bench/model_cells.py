@@ -69,9 +69,9 @@ class Subject:
         )
         module = zoo.build(spec, shape, spec.classes, task.output_shape(shape, spec.classes))
         self.trainer: Trainer = make_trainer(module, config, ctx, 1, task)
-        self.batch: Batch = random_step(task, shape, spec.classes, cell.batch_per_rank, ctx)
-        if cell.channels_last and self.batch.inputs.ndim == 4:
-            self.batch = replace(self.batch, inputs=self.batch.inputs.to(memory_format=torch.channels_last))
+        self.batch: Batch = random_step(
+            task, shape, spec.classes, cell.batch_per_rank, ctx, channels_last=cell.channels_last
+        )
         self.facts = {"task": spec.task, "shape": list(shape), "classes": spec.classes}
         self.loss_sum: Tensor | None = None
 

@@ -1,7 +1,7 @@
 """Timed blocks of training steps, of several cells that take turns."""
 
 import math
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from itertools import repeat
 from typing import Any
 
@@ -36,10 +36,9 @@ def task_of(spec: ModelSpec) -> Task:
 def synthetic_batch(cell: Cell, ctx: DistContext) -> Batch:
     """One normalised random batch on the device, different on every rank."""
     spec = zoo.find(cell.model)
-    batch = random_step(task_of(spec), spec.shape, spec.classes, cell.batch_per_rank, ctx)
-    if cell.channels_last and batch.inputs.ndim == 4:
-        batch = replace(batch, inputs=batch.inputs.to(memory_format=torch.channels_last))
-    return batch
+    return random_step(
+        task_of(spec), spec.shape, spec.classes, cell.batch_per_rank, ctx, channels_last=cell.channels_last
+    )
 
 
 def trainer_for(cell: Cell, ctx: DistContext) -> Trainer:

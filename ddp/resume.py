@@ -112,7 +112,7 @@ class Checkpoints:
         same_ranks = manifest.world_size == self.ctx.world_size
         progress = restore(self.trainer, shared, own if same_ranks else None)
         if same_ranks and own is not None:
-            self.loader.load_own(own.get("loader", {}))
+            self.loader.load_own(own["loader"])
             return progress, own["meter"]
         # Other ranks than before: generators start anew from seed, step and rank, and rank 0 carries the sums.
         seed_generators(self.config.seed + 1_000_003 * (self.ctx.rank + 1) + 7_368_787 * progress.step)

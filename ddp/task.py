@@ -95,12 +95,20 @@ class Task:
         raise NotImplementedError
 
 
-def random_step(task: Task, shape: Shape, classes: int, samples: int, ctx: DistContext) -> Batch:
-    """A batch without meaning on the device, different on every rank, of a step with as many samples on each."""
+def random_step(
+    task: Task, shape: Shape, classes: int, samples: int, ctx: DistContext, *, channels_last: bool = False
+) -> Batch:
+    """A batch without meaning on the device, different on every rank, of a step with as many samples on each.
+
+    `channels_last` lays out images as --channels-last does; what is no image has no such layout.
+    """
     generator = torch.Generator().manual_seed(ctx.rank)
     inputs, targets, masks = task.random_batch(shape, classes, samples, generator)
+    inputs = inputs.to(ctx.device)
+    if channels_last and inputs.ndim == 4:
+        inputs = inputs.to(memory_format=torch.channels_last)
     return Batch(
-        inputs=inputs.to(ctx.device),
+        inputs=inputs,
         targets=targets.to(ctx.device),
         global_count=samples * ctx.world_size,
         indices=torch.arange(samples),

@@ -1,7 +1,5 @@
 """Passes for nothing, before the clock starts or the state of a checkpoint is loaded."""
 
-from dataclasses import replace
-
 import torch
 
 from ddp.loop import backward
@@ -31,9 +29,7 @@ def _pass_for_nothing(trainer: Trainer, samples: int, shape: Shape, classes: int
     buffers = {name: buffer.clone() for name, buffer in trainer.module.named_buffers()}
     own = trainer.strategy.own_state(trainer.wrapped)
     devices = [ctx.device.index] if ctx.device.type == "cuda" else []
-    batch = random_step(trainer.task, shape, classes, samples, ctx)
-    if config.channels_last and batch.inputs.ndim == 4:
-        batch = replace(batch, inputs=batch.inputs.to(memory_format=torch.channels_last))
+    batch = random_step(trainer.task, shape, classes, samples, ctx, channels_last=config.channels_last)
     trainer.train_mode()
     with torch.random.fork_rng(devices):
         batch = trainer.task.prepare(trainer, batch)
