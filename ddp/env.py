@@ -17,6 +17,8 @@ class RankInfo:
     node_rank: int
     launched: bool
     """Whether torchrun started this process; False means it runs alone."""
+    restarts: int = 0
+    """How often all ranks were started again within this launch."""
 
 
 VARIABLES = {
@@ -26,6 +28,7 @@ VARIABLES = {
     "local_world_size": "LOCAL_WORLD_SIZE",
     "node_rank": "GROUP_RANK",
 }
+RESTARTS = "TORCHELASTIC_RESTART_COUNT"
 ALONE = RankInfo(rank=0, world_size=1, local_rank=0, local_world_size=1, node_rank=0, launched=False)
 
 
@@ -43,8 +46,9 @@ def read_rank(environ: Mapping[str, str]) -> RankInfo:
             "start with torchrun, or unset the others"
         )
     try:
+        restarts = sum(int(environ[name]) for name in [RESTARTS] if name in environ)
         numbers = {field: int(environ[name]) for field, name in VARIABLES.items()}
-        return RankInfo(launched=True, **numbers)
+        return RankInfo(launched=True, restarts=restarts, **numbers)
     except ValueError as error:
         raise Mistake(
             f"expected whole numbers in {', '.join(VARIABLES.values())}, got {error}; start with torchrun"

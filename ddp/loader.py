@@ -1,6 +1,6 @@
 """Batches on the device, from uint8 images that a store gives."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -77,6 +77,8 @@ class Loader:
     prefetch: int = 0
     """Batches that are copied ahead of their use, if the device is a GPU."""
     epoch: int = 0
+    on_batch: Callable[[], None] = lambda: None
+    """Called with each batch, for who wants to know that something moves."""
 
     def set_epoch(self, epoch: int, done: int = 0) -> None:
         """Choose the epoch that is iterated next, without its first `done` samples."""
@@ -113,6 +115,7 @@ class Loader:
         epoch, device = self.epoch, self.copier.device
         normalize = normalize_for(self.dataset, device, self.memory_format)
         for share, copies in ahead(self._copies(epoch), self.prefetch if device.type == "cuda" else 0):
+            self.on_batch()
             stored, labels, keys = self.copier.finish(copies)
             if stored.is_floating_point():  # numbers, not images
                 yield Batch(stored, labels, share.global_count, share.indices)

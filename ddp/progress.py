@@ -35,6 +35,10 @@ class Monitor(Protocol):
         """One more step was issued."""
         ...
 
+    def alive(self) -> None:
+        """Something moves between steps, such as an evaluation."""
+        ...
+
     def reading(self, step: int, loss: float, lr: float, grad_norm: float | None = None) -> None:
         """The loss was read: the mean over this rank's samples since the last reading. grad_norm: of the last step."""
         ...
@@ -63,6 +67,8 @@ class Silent:
     def start_epoch(self, epoch: int, steps: int) -> None: ...
 
     def step(self, batch: Batch) -> None: ...
+
+    def alive(self) -> None: ...
 
     def reading(self, step: int, loss: float, lr: float, grad_norm: float | None = None) -> None: ...
 
@@ -125,6 +131,9 @@ class Display:
     def step(self, batch: Batch) -> None:
         """Advance the bar; it redraws itself at its own pace, from counters that are on the CPU."""
         self.bar.advance(self.task)
+
+    def alive(self) -> None:
+        """The bar shows steps only."""
 
     def reading(self, step: int, loss: float, lr: float, grad_norm: float | None = None) -> None:
         """Show and log the loss."""

@@ -1,70 +1,206 @@
-"""torchrun, with its own flags and engine, but one line instead of a traceback when a worker fails.
+"""torchrun's engine and flags, watched: ranks in milliseconds, one verdict, nothing left behind.
 
-`python -m launch.agent ARGS` does what `torchrun ARGS` does, with two differences: its exit code is that of the worker
-that failed first, and signals that ask for an end are passed on to the workers, which then stop in their own time.
+`python launch/boot.py agent [TORCHRUN'S OPTIONS] SCRIPT [ARGUMENTS]` does what `torchrun` does with them.
 """
 
-import logging
+import contextlib
 import os
 import signal
+import socket
 import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING, NoReturn
 
-PASSED_ON = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
-TOLD_BY_WORKERS = (2, 5, 75, 130)
-"""Exit codes of which the workers themselves have said what they mean."""
+from launch.argv import UsageError, fail
+from launch.guardian import Guardian
+from launch.nursery import Nursery
+from launch.processes import kill
+from launch.reporter import VARIABLE
+from launch.torchrun_argv import TorchrunLine, split
+from launch.witness import SOCKET
 
+if TYPE_CHECKING:
+    from launch.events import RankEnd
+    from launch.rendezvous import Company
+    from launch.watch import Outcome, Watch
+    from launch.witness import Life, Witness
 
-def _children() -> list[int]:
-    """Process ids of this process's own children."""
-    found = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = stat.read_text().rpartition(")")[2].split()
-        except OSError:  # it has just ended
-            continue
-        if int(fields[1]) == os.getpid():
-            found.append(int(stat.parent.name))
-    return found
-
-
-def _pass_on(number: int, frame: FrameType | None) -> None:
-    """Give a signal to the workers, which agree on a step to stop after; torchrun would give them 30 seconds."""
-    children = _children()
-    if not children:  # still importing: nobody else could obey
-        os._exit(128 + number)
-    for child in children:
-        try:
-            os.kill(child, number)
-        except ProcessLookupError:
-            continue
+PASSED_ON = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT)
+TO_END = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
+"""Signals after which ranks that do not end in time are made to."""
+GRACE_S = 30.0
 
 
-def main() -> int:
-    """Run torchrun's engine on this process's arguments; returns the exit code."""
-    for number in PASSED_ON:
-        signal.signal(number, _pass_on)
-    from torch.distributed.elastic.multiprocessing.api import SignalException
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-    from torch.distributed.run import parse_args, run
+def why_plain(line: TorchrunLine, environ: Mapping[str, str]) -> str | None:
+    """Why the ranks are to be started one by one, each with an import of torch of its own; None if they are forked."""
+    if "plain" in line.ours:
+        return "--plain"
+    for name in ("no-python", "run-path", "numa-binding"):
+        if name in line.given or environ.get(f"PET_{name.upper().replace('-', '_')}", "0") not in ("0", ""):
+            return f"--{name}"
+    return next((f"{name} is set" for name in ("PYTHON_EXEC", "LD_PRELOAD") if environ.get(name)), None)
 
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # it reports what is said below
-    options = parse_args(sys.argv[1:])
-    options.signals_to_handle = "SIGHUP,SIGQUIT"  # the others are ours
+
+class Launcher:
+    """One launch on this node, from its first process to its last."""
+
+    def __init__(self, line: TorchrunLine, host: str | None = None) -> None:
+        _check_script(line)
+        self.line, self.host = line, host or socket.gethostname()
+        self.on_end: Callable[[RankEnd], None] = lambda end: None
+        """Called with each rank that ends, at once."""
+        self.company: Company | None = None
+        """The other nodes, where there are any that ringmark itself brings together."""
+        self.started_s = time.time()
+        self.run_dir = Path(line.ours["run-dir"]) if "run-dir" in line.ours else None
+        self.verdict_dir = Path(line.ours["verdict-dir"]) if "verdict-dir" in line.ours else self.run_dir
+        """Where the verdict is stored; the run's folder, unless the ranks' own output has one."""
+        self.hang_timeout_s = _seconds("hang-timeout", line.ours.get("hang-timeout"))
+        self.why_plain = why_plain(line, os.environ)
+        self.signals: list[int] = []
+        self.witness: Witness | None = None
+        self.watch: Watch | None = None
+        self.folder = Path(tempfile.mkdtemp(prefix="ringmark-"))
+        self.nursery = Nursery() if self.why_plain is None else None
+        self.guardian = self._first_processes()
+
+    def _first_processes(self) -> Guardian:
+        """Fork the guardian, and from it the nursery, before anything large is imported here."""
+        child = None
+        nursery = self.nursery
+        if nursery is not None:
+            modules = ["torch", *filter(None, self.line.ours.get("preload", "").split(","))]
+            child = lambda: nursery.child(modules)  # noqa: E731
+        threads = os.environ.get("OMP_NUM_THREADS")
+        os.environ["OMP_NUM_THREADS"] = "1"  # a process of several threads cannot be forked safely
+        guardian = Guardian(self.folder, f"{VARIABLE}={self.folder / SOCKET}", child)
+        if threads is None:
+            del os.environ["OMP_NUM_THREADS"]
+        else:
+            os.environ["OMP_NUM_THREADS"] = threads
+        if nursery is not None:
+            nursery.close_theirs()
+        return guardian
+
+    def run(self) -> "Outcome":
+        """Launch, and wait for the end. Raises ValueError for what cannot be started."""
+        for number in PASSED_ON:
+            signal.signal(number, self._handle)
+        if self.run_dir is not None:
+            self.run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        from launch.engine import run_engine  # imports torch, side by side with the nursery
+
+        return run_engine(self, self.company)
+
+    def say(self, text: str) -> None:
+        """Tell the person at the terminal, who may have closed it."""
+        if "quiet" not in self.line.ours:
+            _print(text)
+
+    def round_failed(self, outcome: "Outcome") -> None:
+        """Tell why a round failed that is followed by another."""
+        self.judge(outcome)
+        assert self.watch is not None
+        _print(f"restart {self.watch.rounds}: all ranks start again")
+
+    def judge(self, outcome: "Outcome") -> int:
+        """Say what happened, and store it -> the exit code."""
+        from launch.verdict import judge, write
+
+        verdict = judge(outcome.ends, (outcome.facts,), started_s=self.started_s, world_size=len(outcome.ends))
+        for text in verdict.lines:
+            _print(text)
+        if self.verdict_dir is not None:
+            self.verdict_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+            write(verdict, self.verdict_dir)
+        return verdict.code
+
+    def signal_names(self) -> tuple[str, ...]:
+        """Signals that asked this launcher to end, by name."""
+        return tuple(signal.Signals(number).name for number in self.signals if number in TO_END)
+
+    def running(self) -> "list[Life]":
+        lives = [] if self.witness is None else list(self.witness.lives.values())
+        return [life for life in lives if life.end is None and life.pid]
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        """Pass a signal on to the ranks, which end in their own time. A second Ctrl-C ends everything now."""
+        again = number == signal.SIGINT and signal.SIGINT in self.signals
+        self.signals.append(number)
+        lives = self.running()
+        if again or not lives:
+            self.guardian.end()
+            os._exit(128 + number)
+        for life in lives:
+            life.asked = life.asked or number in TO_END
+            kill(life.pid, signal.SIGTERM if number == signal.SIGHUP else number)
+        if number in TO_END:
+            signal.signal(signal.SIGALRM, self._out_of_patience)
+            if signal.getitimer(signal.ITIMER_REAL)[0] == 0.0:
+                signal.setitimer(
+                    signal.ITIMER_REAL, _seconds("shutdown-timeout", self.line.given.get("shutdown-timeout")) or GRACE_S
+                )
+
+    def _out_of_patience(self, number: int, frame: FrameType | None) -> None:
+        for life in self.running():
+            kill(life.pid, signal.SIGKILL)
+
+
+def _check_script(line: TorchrunLine) -> None:
+    """Raise UsageError for a script that is not there, before any process is started."""
+    no_file = (
+        {"module", "no-python", "help"} & set(line.given)
+        or os.environ.get("PET_MODULE")
+        or os.environ.get("PET_NO_PYTHON")
+    )
+    if not no_file and not Path(line.script).is_file():
+        raise UsageError(f"expected a Python script, got {line.script}: no such file; a module needs -m before it")
+
+
+def _seconds(name: str, text: str | None) -> float | None:
+    """A time in seconds from a flag. Raises UsageError if it is none."""
+    if text is None:
+        return None
     try:
-        run(options)
-    except ChildFailedError as error:
-        rank, failure = error.get_first_failure()
-        code = failure.exitcode
-        if code not in TOLD_BY_WORKERS:
-            cause = f"by {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
-            print(f"ringmark: rank {rank} ended first, {cause}; the others were stopped", file=sys.stderr)
-        return 128 - code if code < 0 else code
-    except SignalException as stop:
-        return 128 + stop.sigval
-    return 0
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 < value < 1e9:
+        raise UsageError(f"expected --{name} as seconds above 0, got {text!r}; write for example --{name} 60")
+    return value
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+def _print(text: str) -> None:
+    try:
+        print(f"ringmark: {text}", file=sys.stderr, flush=True)
+    except OSError:
+        return  # the terminal is gone
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry; returns the exit code."""
+    launcher = None
+    try:
+        launcher = Launcher(split(sys.argv[1:] if argv is None else argv))
+        return launcher.judge(launcher.run())
+    except (UsageError, ValueError) as error:
+        return fail(error)
+    finally:
+        if launcher is not None:
+            launcher.guardian.end()
+
+
+def entry() -> NoReturn:
+    """Run and end, without torch's teardown, which takes a while and has nothing to do."""
+    try:
+        code = main()
+    except SystemExit as stop:  # torchrun's parser has spoken
+        code = stop.code if isinstance(stop.code, int) else 2
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError):
+            stream.flush()
+    os._exit(code)

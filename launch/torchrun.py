@@ -10,6 +10,9 @@ from pathlib import Path
 from typing import NoReturn
 
 ROOT = Path(__file__).resolve().parent.parent
+BOOT = ROOT / "launch" / "boot.py"
+PRELOAD = ("torch._dynamo", "torch.distributed.tensor", "rich.progress", "tyro")
+"""What our own entries import besides torch, sooner or later, in every rank: once is enough."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,13 +22,17 @@ class Launch:
     nproc_per_node: int
     module: str
     argv: tuple[str, ...]
+    max_restarts: int = 0
+    ours: tuple[str, ...] = ()
+    """Options of ringmark's launcher that torchrun does not have."""
     spawns: bool = False
     """Whether the module itself starts the processes (--strategy ddp-spawn), so that torchrun is not needed."""
 
     def arguments(self) -> list[str]:
         """Arguments for torchrun."""
+        restarts = ["--max-restarts", str(self.max_restarts)] if self.max_restarts else []
         count = str(self.nproc_per_node)
-        return ["--standalone", "--nproc-per-node", count, "-m", self.module, *self.argv]
+        return ["--standalone", "--nproc-per-node", count, *restarts, "-m", self.module, *self.argv]
 
     def shown(self) -> str:
         """The line that a person can paste into a shell."""
@@ -49,7 +56,12 @@ def worker_environment(environ: Mapping[str, str], nproc_per_node: int) -> dict[
 def _command(launch: Launch) -> list[str]:
     if launch.spawns:
         return [sys.executable, "-m", launch.module, *launch.argv]
-    return [sys.executable, "-m", "launch.agent", *launch.arguments()]
+    return agent_command("--preload", ",".join(PRELOAD), *launch.ours, *launch.arguments())
+
+
+def agent_command(*words: str) -> list[str]:
+    """argv of the launcher, whatever there may be in the folder where the user stands."""
+    return [sys.executable, "-P", str(BOOT), "agent", *words]
 
 
 def replace_this_process(launch: Launch) -> NoReturn:

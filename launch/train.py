@@ -1,9 +1,10 @@
 """Worker entry: `torchrun --nproc_per_node=2 -m launch.train --model ...`, or alone, as one rank, without torchrun."""
 
+import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from launch.guard import refuse_foreign_packages
@@ -79,10 +80,13 @@ def _fit(config: "TrainConfig", ctx: "DistContext", subject: _Subject) -> dict[s
     from ddp.fit import fit
     from ddp.folds import folded
     from ddp.progress import Display, Silent
+    from launch.reporter import reporter
+    from launch.told import Told
 
-    out = config.out if ctx.is_main else None
+    out, speaker = config.out if ctx.is_main else None, reporter(os.environ)
     with Display(config.epochs, out) if ctx.is_main else Silent() as monitor:
-        done = fit(subject.module, subject.dataset, config, ctx, monitor, subject.task)
+        watched: Any = monitor if speaker is None else Told(monitor, speaker)
+        done = fit(subject.module, subject.dataset, config, ctx, watched, subject.task)
     if done.stopped:
         return None
     parts = folded(subject.dataset, config.input, config.seed)
@@ -163,6 +167,8 @@ def prepare(argv: Sequence[str], info: "RankInfo") -> Callable[[], int]:
     from launch.spawn import ranks_to_spawn, spawn
 
     config = parse(TrainConfig, argv, prog="launch.train", description="Train one model on the ranks of this launch.")
+    if info.restarts and config.out is not None:
+        config = replace(config, resume="auto")  # the launcher started all ranks again: go on where they were
     ranks = ranks_to_spawn(config, info)
     check_training(config, ranks or info.world_size)
     if ranks is not None:

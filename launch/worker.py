@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, NoReturn
 from ddp.env import RankInfo, read_rank
 from ddp.mistake import Mistake, MistakeOfAll
 from launch.argv import UsageError, fail
+from launch.reporter import last_words, reporter
+from launch.victims import is_victim
 from models.spec import ModelMistake
 
 if TYPE_CHECKING:
@@ -60,18 +62,22 @@ def end_with(main: Callable[[], int]) -> NoReturn:
     In the teardown a thread of the communication library can ask for the interpreter that is going away, and the
     process aborts after all its work is done; it also takes a few tenths of a second in every rank.
     """
+    speaker = reporter(os.environ)
     try:
         code = main()
     except SystemExit as stop:
         code = stop.code if isinstance(stop.code, int) else 0
     except BaseException as error:
+        words = last_words(error)
+        if speaker is not None:
+            speaker.words(words)
         traceback.print_exc()
         sys.stderr.flush()
-        from ddp.context import LOST_PEER  # torch is imported by now, or there was no peer to lose
-
-        if any(words in str(error) for words in LOST_PEER):
+        if is_victim(words.type, words.message):
             time.sleep(VICTIM_WAIT_S)
         code = 1
+    if code == 0 and speaker is not None:
+        speaker.tell("finished", {})
     for child in multiprocessing.active_children():
         child.kill()  # loader processes ignore what is gentler
     sys.stdout.flush()

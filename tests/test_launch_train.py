@@ -106,7 +106,8 @@ def test_a_model_that_raises_on_one_rank_ends_the_run_with_its_rank_named(tmp_pa
     )  # fmt: skip
     assert done.returncode == 1
     assert "RuntimeError: a bug in the model" in done.stderr
-    assert "ringmark: rank 1 ended first, with exit code 1" in done.stderr
+    assert "local rank 1) failed first" in done.stderr
+    assert json.loads((tmp_path / "out" / "verdict.json").read_text())["ranks"] == [1]
     (record,) = records(tmp_path / "out")
     assert (record["status"], record["error"]) == ("failed", "RuntimeError: a bug in the model")
 
