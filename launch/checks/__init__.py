@@ -1,0 +1,1 @@
+"""What `ringmark doctor` checks: one file for each family of checks."""
