@@ -1,84 +1,148 @@
-"""Runs once, on a job's first node, inside the batch script: finds an address, then starts launch.node on every node.
+"""Runs once, on a job's first node, for as long as the job: starts the step, hears all nodes, judges, and goes on.
 
-Internal: `python -m launch.batch --nproc-per-node K -- <worker module> <worker arguments>`.
+Internal: `python -m launch.batch --spec RUN/spec.json`, inside the batch script.
 """
 
 import argparse
 import os
-import socket
+import secrets
+import signal
+import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
 
-UNUSABLE = 2
+from launch import attempts, run_folder, spec
+from launch.deadline import Deadline, end_time_s, how_it_ends
+from launch.exit_codes import CRASHED, DONE, MISTAKE, STOPPED
+from launch.head import Head
+from launch.hub import Hub
+from launch.job import Job, members_of, read_job, srun_command
+from launch.sequel import missing_attempts, record, take_up
+from launch.verdict import Verdict, judge, write
 
-
-def split_worker(argv: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Own options and the worker's argv, which starts after the first `--`. Raises ValueError without a worker."""
-    own, mark, worker = list(argv), "--", []
-    if mark in argv:
-        own, worker = list(argv[: argv.index(mark)]), list(argv[argv.index(mark) + 1 :])
-    if not worker and not {"-h", "--help"} & set(own):
-        raise ValueError(f"expected `{mark}` and a worker module, got {' '.join(argv)!r}; add `{mark} launch.train`")
-    return own, worker
-
-
-def free_port() -> int:
-    """A port that nobody listens on at this moment.
-
-    Between here and the moment rank 0's agent binds it, another process of this node could take it. The kernel hands
-    out such ports in random order, so that needs bad luck; the job would then fail at once with EADDRINUSE.
-    """
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        probe.bind(("", 0))
-        return int(probe.getsockname()[1])
+HUB_FILE = "hub.json"
+POLL_S = 0.2
+GOODBYE_S = 10.0
+TO_STOP = (signal.SIGUSR1, signal.SIGUSR2)
+TO_END = (signal.SIGTERM, signal.SIGINT)
 
 
-def srun_command(environ: Mapping[str, str], python: str, nproc_per_node: int, worker: Sequence[str]) -> list[str]:
-    """argv of the one step of this job. Raises ValueError outside a job."""
-    nodes = environ.get("SLURM_JOB_NUM_NODES", "")
-    if not nodes.isdigit() or "SLURM_JOB_ID" not in environ:
-        raise ValueError(
-            "expected to run inside a SLURM job, found no SLURM_JOB_ID and SLURM_JOB_NUM_NODES; use `ringmark submit`"
-        )
-    cpus = environ.get("SLURM_CPUS_PER_TASK")
-    return [
-        "srun",
-        # One node's failure ends the step: the others would wait for it until the time limit.
-        "--kill-on-bad-exit=1",
-        f"--nodes={nodes}",
-        f"--ntasks={nodes}",
-        "--ntasks-per-node=1",
-        # Since SLURM 22.05 a step no longer inherits it everywhere.
-        *([f"--cpus-per-task={cpus}"] if cpus else []),
-        # A site that submits with --export=NONE would otherwise get steps without PYTHONPATH.
-        "--export=ALL",
-        *(python, "-m", "launch.node"),
-        *("--master-addr", socket.gethostname(), "--master-port", str(free_port())),
-        *("--nproc-per-node", str(nproc_per_node), "--", *worker),
-    ]
+class Batch:
+    """One attempt of a run, from its step's start to its verdict."""
+
+    def __init__(self, wanted: spec.Spec, job: Job, number: int) -> None:
+        self.spec, self.job, self.number = wanted, job, number
+        self.run = Path(wanted.run_dir)
+        self.folder = self.run / run_folder.ATTEMPTS / str(number)
+        self.started_s = time.time()
+        self.members = members_of(wanted, job)
+        self.head = Head([name for name, _ in self.members], [node for _, node in self.members])
+        self.signals: list[int] = []
+
+    def launch(self) -> Verdict:
+        """Start the step and wait for its end -> what it came to."""
+        state = self.folder / "state"
+        state.mkdir(mode=0o700, parents=True, exist_ok=True)
+        token = secrets.token_hex(32)
+        names = [name for name, _ in self.members]
+        for number in (*TO_STOP, *TO_END):
+            signal.signal(number, self._handle)
+        with Hub(token, names, self.head.on_event, interface=self.spec.interface) as hub:
+            run_folder.write_json(state / HUB_FILE, {"endpoints": hub.endpoints, "token": token})
+            command = srun_command(self.spec, self.job.cpus_per_task, self.number, [node for _, node in self.members])
+            environment = os.environ | self._hosts(state)
+            with (
+                subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL) as step,
+                Deadline(
+                    lambda reason: self._stop(hub, reason),
+                    margin_s=self.spec.stop_margin_s,
+                    stop_file=self.run / run_folder.STOP,
+                    end_time=lambda: end_time_s(self.job.job_id),
+                ),
+            ):
+                self._follow(hub, step)
+        (state / HUB_FILE).unlink()  # nobody is to find the token of a launch that is over
+        return self._judged()
+
+    def _hosts(self, state: Path) -> dict[str, str]:
+        """For srun's arbitrary distribution: where each task of mode srun runs, which may differ between nodes."""
+        if self.spec.mode != "srun":
+            return {}
+        file = state / "hosts"
+        run_folder.write_private(file, "".join(f"{node}\n" for _, node in self.members))
+        return {"SLURM_HOSTFILE": str(file)}
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        self.signals.append(number)
+
+    def _stop(self, hub: Hub, reason: str) -> None:
+        print(f"ringmark: {reason}: the ranks are asked to save and stop", flush=True)
+        hub.broadcast("stop", {"reason": reason})
+
+    def _follow(self, hub: Hub, step: "subprocess.Popen[bytes]") -> None:
+        """Hear all nodes until the step is over."""
+        told_stop, known_plan = False, False
+        while not self.head.over:
+            self.head.hear(hub, POLL_S)
+            if self.head.plan is not None and not known_plan:
+                known_plan = True
+                run_folder.write_json(self.folder / "nodes.json", self.head.plan | {"members": self.members})
+            if not told_stop and any(number in TO_STOP for number in self.signals):
+                told_stop = True
+                self._stop(hub, "a signal came")
+            if step.poll() is not None and self.head.events.empty():
+                time.sleep(POLL_S)  # what was sent last may still be under way
+                while not self.head.events.empty():
+                    self.head.hear(hub, POLL_S)
+                self.head.all_lost(hub, f"its launcher ended without a word (srun: exit code {step.returncode})")
+        hub.broadcast("over", {"code": self._judged().code})
+        try:
+            step.wait(GOODBYE_S)
+        except subprocess.TimeoutExpired:
+            step.terminate()
+            step.wait()
+
+    def _judged(self) -> Verdict:
+        size = sum(self.head.plan["slots"]) if self.head.plan is not None else 0
+        return judge(self.head.ends(), self.head.facts(), started_s=self.started_s, world_size=size)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Becomes srun, whose exit code is the job's; returns only if it cannot."""
+    """Run one attempt; returns the job's exit code."""
     parser = argparse.ArgumentParser(prog="launch.batch", description=__doc__, allow_abbrev=False)
-    parser.add_argument("--nproc-per-node", type=int, required=True, metavar="K")
+    parser.add_argument("--spec", type=Path, required=True, metavar="FILE")
+    options = parser.parse_args(argv)
     try:
-        own, worker = split_worker(sys.argv[1:] if argv is None else argv)
-        options = parser.parse_args(own)
-        command = srun_command(os.environ, sys.executable, options.nproc_per_node, worker)
+        wanted, job = spec.read(options.spec), read_job(os.environ)
     except ValueError as error:
         print(f"launch.batch: {error}", file=sys.stderr)
-        return UNUSABLE
-    print(f"launch.batch: job {os.environ['SLURM_JOB_ID']} on {os.environ['SLURM_JOB_NUM_NODES']} nodes, ", end="")
-    print(
-        f"{options.nproc_per_node} ranks each, they meet at {command[command.index('--master-addr') + 1]}", flush=True
-    )
+        return MISTAKE
+    run = Path(wanted.run_dir)
+    if run_folder.is_done(run):
+        print("ringmark: the run is done already; this job has nothing to do", flush=True)
+        return DONE
+    if (reason := run_folder.stop_reason(run)) is not None:
+        print(f"ringmark: the run was asked to stop ({reason}); `ringmark resubmit {run}` goes on", flush=True)
+        return STOPPED
+    missing_attempts(run)
+    number = len(attempts.read(run)[0])
+    before = take_up(wanted, job, number)
+    batch = Batch(wanted, job, number)
     try:
-        # No process of ours stays between SLURM's signals and the step, or between the step's exit code and the job.
-        os.execvp(command[0], command)
-    except OSError as error:
-        print(f"launch.batch: expected srun on the PATH of the first node, got: {error.strerror}", file=sys.stderr)
-        return UNUSABLE
+        verdict = batch.launch()
+    except (OSError, ValueError) as error:
+        print(f"launch.batch: {error}", file=sys.stderr)
+        return CRASHED
+    ending = how_it_ends(job.job_id, job.restarts)
+    for line in verdict.lines:
+        print(f"ringmark: {line}", flush=True)
+    if batch.head.refusal is not None:
+        print(f"ringmark: {batch.head.refusal}", flush=True)
+    write(verdict, batch.folder)
+    return record(wanted, job, verdict, ending, before)
 
 
 if __name__ == "__main__":

@@ -7,14 +7,26 @@ from launch.guard import check_not_shadowed
 
 USAGE = """usage: ringmark COMMAND [OPTIONS]
 
-  train     train a model on this machine: prints the torchrun line, then runs it
+  on this machine
+  train     train a model: prints the torchrun line, then runs it
+  run       launch any torchrun script: `ringmark run --nproc-per-node 2 script.py ARGS`
   bench     measure: `ringmark bench scaling --model resnet18-cifar --ranks 1,2`
+  demo      train and measure in a few minutes
+  doctor    check this machine, or all nodes of this job, before you train
+
+  on a SLURM cluster
+  submit    the same as a job: `ringmark submit --site NAME --nodes 2 -- train|bench|run ...`
+  explain   what submit would do, without doing it
+  status    where a run stands, or all runs: `ringmark status [RUN]`
+  logs      what its ranks said: `ringmark logs -f RUN`, `--rank 3`, `--first-failed`
+  cancel    save, stop and not go on: `ringmark cancel RUN`
+  resubmit  go on with a run, without the nodes that failed: `ringmark resubmit --exclude-bad RUN`
+
+  and besides
+  report    write report.md and report.html from a folder's records, and print them
   gradcheck compare a model's gradients with finite differences
   judge     let a classifier of real images judge what a GAN makes
-  report    write report.md and report.html from a folder's records, and print them
-  submit    the same as a SLURM job: `ringmark submit --site NAME --nodes 2 -- train ...`
   list      what there is: models, data, tasks, cases, strategies, sites
-  demo      train and measure on this machine in a few minutes
 
 `ringmark COMMAND --help` tells the options of a command. Inside a launch of your own:
   torchrun --nproc_per_node=2 -m launch.train --model resnet18-cifar --data imagefolder --data-dir DIR"""
@@ -24,6 +36,12 @@ def _train(argv: Sequence[str]) -> int:
     from launch.commands import train
 
     return train(argv)
+
+
+def _run(argv: Sequence[str]) -> int:
+    from launch.commands import run_script
+
+    return run_script(argv)
 
 
 def _bench(argv: Sequence[str]) -> int:
@@ -59,6 +77,42 @@ def _submit(argv: Sequence[str]) -> int:
     return submit(argv)
 
 
+def _doctor(argv: Sequence[str]) -> int:
+    from launch.doctor import doctor
+
+    return doctor(argv)
+
+
+def _explain(argv: Sequence[str]) -> int:
+    from launch.commands import explain
+
+    return explain(argv)
+
+
+def _status(argv: Sequence[str]) -> int:
+    from launch.status import status
+
+    return status(argv)
+
+
+def _logs(argv: Sequence[str]) -> int:
+    from launch.logs import logs
+
+    return logs(argv)
+
+
+def _cancel(argv: Sequence[str]) -> int:
+    from launch.cancel import cancel
+
+    return cancel(argv)
+
+
+def _resubmit(argv: Sequence[str]) -> int:
+    from launch.resubmit import resubmit
+
+    return resubmit(argv)
+
+
 def _list(argv: Sequence[str]) -> int:
     from launch.commands import list_things
 
@@ -73,11 +127,18 @@ def _demo(argv: Sequence[str]) -> int:
 
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "train": _train,
+    "run": _run,
     "bench": _bench,
     "gradcheck": _gradcheck,
     "judge": _judge,
     "report": _report,
+    "doctor": _doctor,
     "submit": _submit,
+    "explain": _explain,
+    "status": _status,
+    "logs": _logs,
+    "cancel": _cancel,
+    "resubmit": _resubmit,
     "list": _list,
     "demo": _demo,
 }

@@ -1,9 +1,11 @@
 """The commands behind `ringmark` that are short enough to stand together."""
 
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import NoReturn
 
 from ddp.config import TrainConfig
 from ddp.mistake import require
@@ -16,9 +18,21 @@ class LaunchOptions:
 
     nproc_per_node: int = 1
     """Ranks to start, one per GPU where there are GPUs."""
+    max_restarts: int = 0
+    """How often all ranks may start again after a failure; they go on from the last checkpoint, if there is --out."""
+    hang_timeout: float | None = None
+    """Seconds without progress after which every rank's stack is shown and the launch ends; by default never."""
 
     def __post_init__(self) -> None:
         require(self.nproc_per_node >= 1, "--nproc-per-node of at least 1", self.nproc_per_node, "such as 2")
+        require(self.max_restarts >= 0, "--max-restarts of at least 0", self.max_restarts, "such as 3")
+        hang = self.hang_timeout
+        require(hang is None or hang > 0, "--hang-timeout in seconds above 0", hang, "such as 300")
+
+    def ours(self, out: Path | None) -> tuple[str, ...]:
+        """Options of the launcher that torchrun does not have."""
+        hang = () if self.hang_timeout is None else ("--hang-timeout", str(self.hang_timeout))
+        return (*hang, *(() if out is None else ("--verdict-dir", str(out))))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,9 +56,42 @@ def train(argv: Sequence[str]) -> int:
         config = replace(config, parallel=replace(config.parallel, spawn_ranks=config.parallel.spawn_ranks or ranks))
         ranks = config.parallel.spawn_ranks or ranks
     check_training(config, ranks)
-    launch = Launch(nproc_per_node=ranks, module="launch.train", argv=tuple(to_argv(config)), spawns=spawns)
+    launch = Launch(
+        nproc_per_node=ranks,
+        module="launch.train",
+        argv=tuple(to_argv(config)),
+        max_restarts=command.launch.max_restarts,
+        ours=command.launch.ours(config.out),
+        spawns=spawns,
+    )
     print(launch.shown(), flush=True)
     replace_this_process(launch)
+
+
+RUN_HELP = """usage: ringmark run [OPTIONS] SCRIPT [ARGUMENTS]
+
+Launches any script that torchrun launches. Everything behind the script is the script's. Options of ringmark:
+  -j NODESxRANKS      topology in a word: 4 or 2x4, for --nnodes and --nproc-per-node
+  --run-dir DIR       keep a log of each rank and verdict.json there
+  --hang-timeout S    after S seconds without progress show every rank's stack, name the odd one, end with code 6;
+                      more than the longest evaluation or save takes
+  --preload M,M       modules besides torch to import once for all ranks
+  --plain             import torch in every rank, as torchrun does
+  --no-pin            let ranks run on all CPUs
+  --quiet             say nothing unless a rank fails
+and of torchrun:
+"""
+
+
+def run_script(argv: Sequence[str]) -> NoReturn:
+    """Become the launcher of a script of the user's, in the environment as it is."""
+    from launch.torchrun import agent_command
+    from launch.torchrun_argv import split
+
+    if "help" in split(argv).given:
+        print(RUN_HELP, flush=True)
+    command = agent_command(*argv)
+    os.execv(command[0], command)
 
 
 def show_report(folder: Path) -> int:
@@ -87,19 +134,23 @@ def _worker(words: Sequence[str], ranks: int) -> tuple[str, ...]:
         require(needed == ranks, f"as many ranks as the benchmark's {needed}", ranks, "change --ranks or --nodes")
         return ("launch.measure", words[1], *to_argv(options))
     got = " ".join(words) or "nothing"
-    raise UsageError(f"expected train or bench after --, got {got}; ringmark submit --site NAME -- train --model ...")
+    raise UsageError(
+        f"expected train, bench or run after --, got {got}; ringmark submit --site NAME -- train --model ..."
+    )
 
 
 def submit(argv: Sequence[str]) -> int:
-    """`ringmark submit OPTIONS -- train|bench ...`: check the command here, then hand it to SLURM."""
-    from launch.submit import SubmitOptions, nproc_per_node
+    """`ringmark submit OPTIONS -- train|bench|run ...`: check the command here, then hand it to SLURM."""
     from launch.submit import submit as submit_job
 
-    words = list(argv)
-    own, inner = (words[: words.index("--")], words[words.index("--") + 1 :]) if "--" in words else (words, [])
-    description = "Run `train ...` or `bench ...`, given after --, as a SLURM job."
-    options = parse(SubmitOptions, own, prog="ringmark submit", description=description)
-    return submit_job(options, _worker(inner, options.nodes * nproc_per_node(options)))
+    return submit_job(argv, _worker)
+
+
+def explain(argv: Sequence[str]) -> int:
+    """`ringmark explain OPTIONS -- train|bench|run ...`: show what submit would do, and do nothing."""
+    from launch.explain import explain as explain_job
+
+    return explain_job(argv, _worker)
 
 
 def list_things(argv: Sequence[str]) -> int:

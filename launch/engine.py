@@ -97,7 +97,10 @@ def run_engine(launcher: "Launcher", company: rendezvous.Company | None) -> Outc
     launcher.witness = Witness(launcher.folder, host, launcher.nursery)
     launcher.witness.on_end = launcher.on_end
     nursery, how = settle_nursery(launcher, launcher.witness, command)
-    launcher.say(_started(config.nproc_per_node, how, cpus, threads))
+    launcher.say(
+        ("" if company is None or launcher.company is None else f"{host}: ")
+        + _started(config.nproc_per_node, how, cpus, threads)
+    )
     launcher.watch = Watch(
         witness=launcher.witness,
         host=host,

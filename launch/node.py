@@ -1,86 +1,126 @@
-"""Runs once per node inside a SLURM step: starts torchrun for this node's ranks.
+"""Runs once per node inside a SLURM step: starts and watches this node's ranks, and tells the head of the job.
 
-Internal: `srun ... python -m launch.node --master-addr A --master-port P --nproc-per-node K -- <worker module> ...`.
+Internal: `srun ... python launch/boot.py node --spec RUN/spec.json --attempt K`, from launch.batch.
 """
 
 import argparse
 import os
 import signal
-import subprocess
+import socket
 import sys
-import time
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
 
-from launch.batch import UNUSABLE, split_worker
+from launch import spec
+from launch.agent import Launcher
+from launch.exit_codes import MISTAKE
+from launch.member import Member, arguments_of, interfaces, ranks_here, take_environment
+from launch.processes import kill
+from launch.torchrun import PRELOAD
+from launch.torchrun_argv import TorchrunLine
 
-DRAIN_S = 1.0
+if TYPE_CHECKING:
+    from launch.rendezvous import Company, Place
 
-
-def read_step(environ: Mapping[str, str]) -> tuple[int, int]:
-    """This node's rank and the number of nodes in the step. Raises ValueError outside a step of one task per node."""
-    names = ("SLURM_STEP_ID", "SLURM_NODEID", "SLURM_STEP_NUM_NODES", "SLURM_STEP_NUM_TASKS")
-    missing = [name for name in names if not environ.get(name, "").isdigit()]
-    if missing:
-        raise ValueError(
-            f"expected to run inside a SLURM step, found no number in {', '.join(missing)}; use `ringmark submit`"
-        )
-    _, node_rank, nodes, tasks = (int(environ[name]) for name in names)
-    if nodes != tasks:
-        raise ValueError(
-            f"expected one task per node, got {tasks} tasks on {nodes} nodes; start srun with --ntasks-per-node=1"
-        )
-    return node_rank, nodes
+POLL_S = 0.1
 
 
-def torchrun_command(options: argparse.Namespace, step: tuple[int, int], worker: Sequence[str]) -> list[str]:
-    """argv that runs `worker` (module, arguments) on this node's ranks, with the rendezvous fixed beforehand."""
-    node_rank, nodes = step
-    return [
-        *(sys.executable, "-m", "torch.distributed.run"),
-        *("--nnodes", str(nodes), "--node-rank", str(node_rank)),
-        *("--master-addr", options.master_addr, "--master-port", str(options.master_port)),
-        *("--nproc-per-node", str(options.nproc_per_node), "--module"),
-        # Without the mark, argparse before Python 3.12 takes a worker's --no for an ambiguous option of torchrun.
-        *("--", *worker),
-    ]
+def line_of(wanted: spec.Spec, ranks: int, attempt: int) -> TorchrunLine:
+    """The launch of this node's part, as torchrun would be told."""
+    given = {
+        "nnodes": str(wanted.nodes),
+        "nproc-per-node": str(ranks),
+        "max-restarts": str(wanted.max_restarts),
+        "rdzv-id": f"{Path(wanted.run_dir).name}-{attempt}",
+    }
+    ours = {"run-dir": str(Path(wanted.run_dir) / "attempts" / str(attempt))}
+    if wanted.hang_timeout_s is not None:
+        ours["hang-timeout"] = str(wanted.hang_timeout_s)
+    if wanted.script.startswith("launch."):
+        ours["preload"] = ",".join(PRELOAD)
+    words = [word for name, value in given.items() for word in (f"--{name}", value)]
+    if wanted.is_module:
+        given, words = {**given, "module": "1"}, [*words, "--module"]
+    arguments = arguments_of(wanted, attempt)
+    return TorchrunLine(torchrun=tuple(words), given=given, ours=ours, script=wanted.script, arguments=arguments)
 
 
-def run_and_drain(command: Sequence[str]) -> int:
-    """Run a command; a failure is passed on only after srun had time to read its last words.
+def company_of(member: Member, ranks: int) -> "Company":
+    """The other nodes, as torch's engine sees them."""
+    from launch.rendezvous import Company, Place, RestartsOverError
 
-    `srun --kill-on-bad-exit` drops what is still on its way when a task fails. On SLURM 22.05 a task that failed right
-    after writing 60 lines lost some or all of them in 15 runs of 15, and none after 0.3 s. They are the traceback.
-    """
-    # SLURM signals every process of a step, torchrun too: this one only has to outlive it. Unlike SIG_IGN, a handler is
-    # not inherited.
-    before = signal.signal(signal.SIGTERM, lambda *_: None)
-    try:
-        code = subprocess.call(command)
-    finally:
-        signal.signal(signal.SIGTERM, before)
-    if code:
-        time.sleep(DRAIN_S)
-    return code if code >= 0 else 128 - code
+    environment: dict[str, str] = {}
+    current = 0
+
+    def meet(round_number: int) -> "Place":
+        nonlocal current
+        if round_number > member.spec.max_restarts:
+            raise RestartsOverError(f"{round_number} restarts")
+        if round_number > member.wanted_round:
+            member.link.send("again", {"round": round_number})
+        current = round_number
+        plan = member.join(ranks, round_number)
+        environment.clear()
+        environment.update(interfaces(plan, os.environ))
+        listener = None if plan.held is None else socket.socket(fileno=plan.held.listener())
+        address, port = plan.master_addr, plan.master_port
+        return Place(node_rank=plan.node_rank, nodes=len(plan.members), address=address, port=port, listener=listener)
+
+    node_rank = member.link.members.index(member.name)
+    return Company(
+        meet=meet, node_rank=node_rank, waiting=lambda: int(member.wanted_round > current), environment=environment
+    )
+
+
+def obey(member: Member, launcher: Launcher) -> None:
+    """Do what the head says, in a thread: ask the ranks to stop, or end them."""
+    asked = False
+    while not member.abort.wait(POLL_S):
+        if member.stop.is_set() and not asked and launcher.running():
+            asked = True
+            for life in launcher.running():
+                kill(life.pid, signal.SIGUSR1 if member.spec.resumable else signal.SIGTERM)
+    if launcher.watch is not None:
+        launcher.watch.ended = True
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run this node's ranks; returns torchrun's exit code."""
+    """Run this node's ranks; returns the exit code of the whole launch."""
     parser = argparse.ArgumentParser(prog="launch.node", description=__doc__, allow_abbrev=False)
-    parser.add_argument("--master-addr", required=True, metavar="HOST")
-    parser.add_argument("--master-port", type=int, required=True, metavar="PORT")
-    parser.add_argument("--nproc-per-node", type=int, required=True, metavar="K")
+    parser.add_argument("--spec", type=Path, required=True, metavar="FILE")
+    parser.add_argument("--attempt", type=int, required=True, metavar="K")
+    options = parser.parse_args(argv)
+    launcher = None
     try:
-        own, worker = split_worker(sys.argv[1:] if argv is None else argv)
-        options = parser.parse_args(own)
-        step = read_step(os.environ)
-    except ValueError as error:
-        print(f"launch.node: {error}", file=sys.stderr)
-        return UNUSABLE
-    # torchrun would set 1, and leave most of the node idle.
-    threads = max(1, len(os.sched_getaffinity(0)) // max(1, options.nproc_per_node))
-    os.environ.setdefault("OMP_NUM_THREADS", str(threads))
-    return run_and_drain(torchrun_command(options, step, worker))
+        wanted = spec.read(options.spec)
+        name = os.environ.get("SLURMD_NODENAME") or socket.gethostname()
+        take_environment(wanted, os.environ)
+        ranks = ranks_here(wanted, os.environ)
+        os.chdir(wanted.work_dir)
+        if wanted.mode == "torchrun":
+            from launch.plain import run_torchrun
+
+            return run_torchrun(wanted, options.attempt, name, ranks)
+        launcher = Launcher(line_of(wanted, ranks, options.attempt), host=name)  # before any thread: it forks
+        member = Member(wanted, options.attempt, name)
+        launcher.company = company_of(member, ranks)
+        launcher.on_end = member.tell_end
+        threading.Thread(target=obey, args=(member, launcher), daemon=True).start()
+        outcome = launcher.run()
+        return member.tell_outcome(outcome.ends, outcome.facts)
+    except (OSError, ValueError) as error:
+        print(f"ringmark: {error}", file=sys.stderr)
+        return MISTAKE
+    finally:
+        if launcher is not None:
+            launcher.guardian.end()
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+def entry() -> NoReturn:
+    """Run and end at once, without torch's teardown."""
+    code = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)

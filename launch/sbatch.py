@@ -1,80 +1,72 @@
-"""SLURM's batch script: a `Job` on a `Site` becomes text (pure), and the text becomes a queued job."""
+"""SLURM's batch script: a `Job` on a `Site` becomes options and text (pure), and those become a queued job."""
 
 import os
 import re
 import shlex
 import string
-import subprocess
-import tempfile
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from launch.sites import HEADER_VALUES, Site, has_control_characters
+from launch import run_folder
+from launch.sites import HEADER_VALUES, Site
+from launch.slurm_text import SlurmError, ask, check_ids, scrubbed
+from launch.spec import FILE_NAME
+from launch.words import has_control_characters
 
 ROOT = Path(__file__).resolve().parents[1]
 TEMPLATE = ROOT / "slurm" / "job.sbatch"
-JOB_ID = re.compile(r"(\d+)(;[\w.-]+)?", re.ASCII)
-# Left over from an enclosing job, these would silently win over the script's header or confuse the new job's steps.
-LEAKING = ("SBATCH_", "SLURM_", "SLURMD_", "SRUN_", "PMI_", "PMIX_")
-KEPT = frozenset({"SLURM_CONF"})
-
-
-class SubmitError(RuntimeError):
-    """sbatch is missing or refused the job."""
+SUBMITTED = re.compile(r"(\d+)(;[\w.-]+)?", re.ASCII)
+LARGEST_ARRAY = 10_000
 
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """One training job: who runs where. Raises ValueError for values that no script can carry."""
+    """What SLURM is asked for. Raises ValueError for values that no script can carry."""
 
     name: str
     """Name in the queue and in the names of files."""
-    nodes: int
+    nodes: int = 1
     """Nodes."""
-    nproc_per_node: int
-    """Ranks on each node."""
-    worker: tuple[str, ...]
-    """Module that every rank runs, such as launch.train, and its arguments."""
+    nproc_per_node: int | None = 1
+    """Ranks on each node; None is one for each GPU that a node gives."""
+    gpus: int | None = None
+    """GPUs of all nodes together, which may be uneven; None is as many on each node as it has ranks."""
     run_dir: Path
-    """Absolute folder for the job's output, on a file system that the nodes see too."""
-    work_dir: Path
-    """Absolute folder the worker runs in, so that its relative paths mean what they meant at submission."""
+    """Absolute folder of the run, on a file system that the nodes see too."""
     root: Path = ROOT
     """Absolute folder of ringmark's packages on the nodes."""
     time: str | None = None
     """Wall-clock limit; by default the site's."""
+    exclude: str | None = None
+    """Nodes that must not be used, besides the site's."""
+    requeue: bool = False
+    """Whether SLURM may start the job again, after a preemption or the loss of a node."""
+    tasks: int | None = None
+    """Tasks of an array, each a run of its own; None is no array."""
+    at_once: int | None = None
+    """How many tasks of an array may run at the same time."""
 
     def __post_init__(self) -> None:
-        check_worker(self.worker)
-        if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}", self.name, re.ASCII):
-            raise ValueError(
-                f"expected --name of up to 64 letters, digits and _.-, got {self.name!r}; try 'resnet18-2nodes'"
-            )
-        for flag, value in (("--nodes", self.nodes), ("--nproc-per-node", self.nproc_per_node)):
-            if value < 1:
-                raise ValueError(f"expected {flag} of at least 1, got {value}; give a positive whole number")
-        for flag, path in (("--run-dir", self.run_dir), ("the working folder", self.work_dir), ("ringmark", self.root)):
+        run_folder.check_name(self.name)
+        counts = {"--nodes": self.nodes, "--nproc-per-node": self.nproc_per_node, "--gpus": self.gpus}
+        for flag, value in {**counts, "--array": self.tasks, "--at-once": self.at_once}.items():
+            if value is not None and not 1 <= value <= LARGEST_ARRAY:
+                raise ValueError(f"expected {flag} of at least 1 and at most {LARGEST_ARRAY}, got {value}; change it")
+        for flag, path in (("--run-dir", self.run_dir), ("ringmark", self.root)):
             check_folder(flag, path)
         if ":" in str(self.root):
             raise ValueError(f"expected ringmark in a folder without ':', got {self.root}; PYTHONPATH cannot name it")
-        pattern, expected, example = HEADER_VALUES["time"]
-        if self.time is not None and not re.fullmatch(pattern, self.time, re.ASCII):
-            raise ValueError(f"expected --time as {expected}, got {self.time!r}; write for example {example}")
+        for key in ("time", "exclude"):
+            check_header_value(key, getattr(self, key))
 
 
-def check_worker(worker: tuple[str, ...]) -> None:
-    """Raise ValueError unless `worker` is a module and arguments that a script can carry byte for byte."""
-    if not worker or not re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", worker[0], re.ASCII):
-        raise ValueError(
-            f"expected a worker module and its arguments, got {worker!r}; start with a module such as launch.train"
-        )
-    for argument in worker:
-        # Surrogates are bytes that Python could not decode.
-        if any(character == "\0" or "\ud800" <= character <= "\udfff" for character in argument):
-            raise ValueError(
-                f"expected worker arguments of UTF-8 text, got {argument!r}; rename the file or change the value"
-            )
+def check_header_value(key: str, text: str | None) -> None:
+    """Raise ValueError unless `text`, of the flag of that name, may stand in a header line."""
+    pattern, expected, example = HEADER_VALUES[key]
+    if text is not None and not re.fullmatch(pattern, text, re.ASCII):
+        raise ValueError(f"expected --{key} as {expected}, got {text!r}; write for example {example}")
 
 
 def check_folder(what: str, path: Path) -> None:
@@ -88,98 +80,122 @@ def check_folder(what: str, path: Path) -> None:
         )
 
 
-def quote(text: str) -> str:
-    """`text` as one word of bash on one line; shlex.quote alone keeps newlines, and sbatch refuses carriage returns."""
-    if text.isprintable():
-        return shlex.quote(text)
-    escaped = (character if character.isprintable() else ansi_c(character) for character in text)
-    return "$'" + "".join({"'": "\\'", "\\": "\\\\"}.get(piece, piece) for piece in escaped) + "'"
-
-
-def ansi_c(character: str) -> str:
-    """The UTF-8 bytes of a character as bash writes them inside $'...'; does not depend on the node's locale."""
-    return "".join(f"\\x{byte:02x}" for byte in character.encode())
-
-
-def header(job: Job, site: Site) -> list[str]:
-    """Options of sbatch; None is left out."""
-    # A GPU that no rank uses is a GPU withheld from others.
-    gpus = min(job.nproc_per_node, site.gpus_per_node)
-    gpu_type = f"{site.gpu_type}:" if site.gpu_type else ""
-    options = {
+def options(job: Job, site: Site) -> list[str]:
+    """sbatch's options, one word each; what is None is left out. Raises ValueError if the job does not fit the site."""
+    check_gpus(job, site)
+    pattern = str(job.run_dir).replace("%", "%%")
+    given = {
         "job-name": job.name,
         "partition": site.partition,
         "account": site.account,
         "qos": site.qos,
         "constraint": site.constraint,
+        "reservation": site.reservation,
+        "exclude": ",".join(filter(None, [site.exclude, job.exclude])) or None,
         "nodes": str(job.nodes),
         # One task per node, which starts that node's ranks: several would each start all of them.
         "ntasks-per-node": "1",
-        "cpus-per-task": str(site.cpus_per_task),
-        "gpus-per-node": f"{gpu_type}{gpus}" if gpus else None,
+        "cpus-per-task": None if site.cpus_per_task is None else str(site.cpus_per_task),
+        **gpu_options(job, site),
         "mem": site.mem,
         "time": job.time or site.time,
-        "output": str(job.run_dir).replace("%", "%%") + "/%x-%j.out",
+        "array": None if job.tasks is None else f"0-{job.tasks - 1}" + (f"%{job.at_once}" if job.at_once else ""),
+        "output": pattern + ("/job-%j.out" if job.tasks is None else "/task-%a/job-%A_%a.out"),
         "open-mode": "append",
+        # All but what was taken out of sbatch's own environment, where the values need no quoting.
+        "export": "ALL",
     }
-    return [f"--{key}={shlex.quote(value)}" for key, value in options.items() if value is not None]
+    requeue = "--requeue" if job.requeue else "--no-requeue"
+    words = [f"--{key}={value}" for key, value in given.items() if value is not None]
+    return [*words, requeue, *site.sbatch_options]
+
+
+def check_gpus(job: Job, site: Site) -> None:
+    """Raise ValueError if there are not as many GPUs as ranks."""
+    most = site.gpus_per_node
+    if job.gpus is not None and not most:
+        raise ValueError(
+            f"expected --gpus with a site that has some, got {job.gpus} and gpus_per_node = 0; use --nproc-per-node"
+        )
+    if job.gpus is not None and not job.nodes <= job.gpus <= job.nodes * most:
+        raise ValueError(
+            f"expected --gpus from {job.nodes} to {job.nodes * most}, at least one on each of {job.nodes} nodes with "
+            f"{most}, got {job.gpus}; change --gpus or --nodes, or gpus_per_node of the site"
+        )
+    if most and job.nproc_per_node is not None and job.nproc_per_node > most:
+        raise ValueError(
+            f"expected at most {most} ranks per node, one per GPU, got --nproc-per-node "
+            f"{job.nproc_per_node}; use more --nodes, or a site without GPUs"
+        )
+
+
+def gpu_options(job: Job, site: Site) -> dict[str, str]:
+    """How GPUs are asked for: in all, or on each node as many as it has ranks."""
+    gpu_type = f"{site.gpu_type}:" if site.gpu_type else ""
+    if job.gpus is not None:
+        return {"gpus": f"{gpu_type}{job.gpus}"}
+    # A GPU that no rank uses is a GPU withheld from others.
+    count = min(job.nproc_per_node or site.gpus_per_node, site.gpus_per_node)
+    if not count:
+        return {}
+    return {"gres": f"gpu:{gpu_type}{count}"} if site.gpus_syntax == "gres" else {"gpus-per-node": f"{gpu_type}{count}"}
 
 
 def render(job: Job, site: Site) -> str:
-    """The batch script. Raises ValueError if the job does not fit the site."""
-    if site.gpus_per_node and job.nproc_per_node > site.gpus_per_node:
-        raise ValueError(
-            f"expected at most {site.gpus_per_node} ranks per node, one per GPU, got --nproc-per-node "
-            f"{job.nproc_per_node}; use more --nodes, or a site without GPUs"
-        )
-    more = [re.sub("=.*", lambda match: "=" + shlex.quote(match[0][1:]), option) for option in site.sbatch_options]
+    """The batch script. Its one command reads everything that a person wrote from a file, so no shell parses it."""
+    folder = shlex.quote(str(job.run_dir))
+    task = '/task-"$SLURM_ARRAY_TASK_ID"' if job.tasks is not None else ""
+    lines = [*(f"module load {name}" for name in site.modules), *site.setup]
     return string.Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
-        header="\n".join(f"#SBATCH {option}" for option in [*header(job, site), *more]),
-        setup="\n".join(site.setup) or ":",
-        root=quote(str(job.root)),
-        work_dir=quote(str(job.work_dir)),
-        python=quote(site.python),
-        nproc_per_node=job.nproc_per_node,
-        worker=" ".join(quote(argument) for argument in job.worker),
+        script=f"{folder}/{run_folder.SCRIPT}",
+        header="\n".join(f"#SBATCH {header_word(option)}" for option in options(job, site)),
+        setup="\n".join(lines) or ":",
+        root=shlex.quote(str(job.root)),
+        python=shlex.quote(site.python),
+        spec=f"{folder}{task}/{FILE_NAME}",
     )
 
 
-def scrubbed(environ: Mapping[str, str]) -> dict[str, str]:
-    """The environment for sbatch: SBATCH_* would beat the script's header, SLURM_* is an enclosing job's."""
-    return {key: value for key, value in environ.items() if key in KEPT or not key.startswith(LEAKING)}
+def header_word(option: str) -> str:
+    """An option as a header line has it, which sbatch reads with a shell's quotes."""
+    key, mark, value = option.partition("=")
+    return key + mark + (shlex.quote(value) if mark else "")
 
 
-def submit(script: str, run_dir: Path) -> str:
-    """Queue the script, keep it as run_dir/job-<id>.sbatch, and return the job's id. Raises SubmitError."""
-    run_dir.mkdir(parents=True, exist_ok=True)
-    descriptor, path = tempfile.mkstemp(prefix="job-", suffix=".sbatch", dir=run_dir)
-    with open(descriptor, "w", encoding="utf-8", newline="\n") as file:
-        file.write(script)
-    try:
-        job_id = queue(Path(path), run_dir)
-    except SubmitError:
-        os.unlink(path)
-        raise
-    os.replace(path, run_dir / f"job-{job_id}.sbatch")
-    return job_id
+def predict(script: str, sbatch_options: Sequence[str]) -> str:
+    """When and where SLURM would start the job, in its own words; queues nothing. Raises SlurmError if it refuses."""
+    words = ask(["sbatch", "--test-only", *sbatch_options], text=script)[1]
+    return re.sub(r"^Job \d+ ", "", words)  # a number of a job that will never be
 
 
-def queue(path: Path, run_dir: Path) -> str:
-    """Hand a script to sbatch; returns the job's id. Raises SubmitError with sbatch's own words."""
-    command = ["sbatch", "--parsable", path.name]
-    try:
-        result = subprocess.run(
-            command, cwd=run_dir, env=scrubbed(os.environ), stdin=subprocess.DEVNULL, capture_output=True, text=True
-        )
-    except FileNotFoundError:
-        raise SubmitError(
-            "expected SLURM's sbatch on the PATH, found none; submit from a login node, or use --dry-run"
-        ) from None
-    if result.returncode:
-        lines = [line.removeprefix("sbatch: ").removeprefix("error: ") for line in result.stderr.splitlines()]
-        reason = "; ".join(line.strip() for line in lines if line.strip()) or f"exit code {result.returncode}"
-        raise SubmitError(f"sbatch refused the job: {reason}; correct the site file or the flags and submit again")
-    match = JOB_ID.fullmatch(result.stdout.strip())
+def queue(
+    run: Path, sbatch_options: Sequence[str], *, environ: Mapping[str, str] | None = None, after: str | None = None
+) -> run_folder.Job:
+    """Queue the script of a run, note the job in its folder, and return it. Raises SlurmError.
+
+    With `after` it waits for that job to end, however it ends. `environ` is what the job inherits.
+    """
+    if after is not None:
+        check_ids([after])
+    waits = [] if after is None else [f"--dependency=afterany:{after}"]
+    command = ["sbatch", "--parsable", *sbatch_options, *waits, str(run / run_folder.SCRIPT)]
+    text, _ = ask(command, environ=scrubbed(os.environ) if environ is None else environ)
+    match = SUBMITTED.fullmatch(text.strip())
     if not match:
-        raise SubmitError(f"expected a job id from sbatch, got {result.stdout.strip()!r}; look for the job with squeue")
-    return match[1]
+        raise SlurmError(f"expected a job id from sbatch, got {text.strip()!r}; look for the job with squeue")
+    job = run_folder.Job(job_id=match[1], time_s=time.time(), options=tuple(sbatch_options))
+    run_folder.add_job(run, job)
+    return job
+
+
+def options_again(run: Path, exclude: str | None = None) -> list[str]:
+    """The options of a run's last job; `exclude` names nodes to keep away from in addition. Raises ValueError."""
+    last = next(reversed(run_folder.jobs(run)), None)
+    if last is None:
+        raise ValueError(f"expected a run that was submitted before, got {run}, without jobs; use `ringmark submit`")
+    if not exclude:
+        return list(last.options)
+    check_header_value("exclude", exclude)
+    before = [word.partition("=")[2] for word in last.options if word.startswith("--exclude=")]
+    others = [word for word in last.options if not word.startswith("--exclude=")]
+    return [*others, f"--exclude={','.join([*before, exclude])}"]

@@ -1,78 +1,131 @@
-"""`ringmark submit`: one training job for a SLURM cluster, shown or queued."""
+"""`ringmark submit`: a program becomes a run folder and a queued job of a SLURM cluster."""
 
+import os
 import shlex
+import shutil
 import sys
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
-from launch import sbatch
-from launch.sites import Site, load_site
+from launch import precheck, run_folder, run_record, sbatch, spec
+from launch.plan import Plan, Worker, plan
+from launch.secrets import mask_argv, secret_arguments
+from launch.slurm_text import SlurmError
+
+LONGEST_LINE = 200
+REFUSED = 1
+"""Exit code when SLURM refuses a job."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class SubmitOptions:
-    """Queue a training job on a SLURM cluster."""
-
-    site: str
-    """Cluster: a file of slurm/sites, or a path to such a TOML file."""
-    nodes: int = 1
-    """Nodes of the cluster to train on."""
-    nproc_per_node: int | None = None
-    """Ranks on each node; by default one per GPU of the site's nodes, or 1 without GPUs."""
-    name: str | None = None
-    """Name in the queue; by default ringmark- and the command's name."""
-    time: str | None = None
-    """Wall-clock limit, [days-]hours:minutes:seconds; by default the site's."""
-    run_dir: Path = Path("runs/slurm")
-    """Folder for the job's script and output, on a file system that the nodes see too."""
-    dry_run: bool = False
-    """Print the batch script and do nothing."""
+def check(planned: Plan) -> None:
+    """Raise ValueError for what would only be noticed once the job runs, or never."""
+    for one in planned.specs[:1]:
+        precheck.check_program(one)
+    precheck.check_interpreter(planned.site)
+    precheck.check_work_dir(planned.job.run_dir)
+    too_long = precheck.time_warning(planned.site, planned.job.time or planned.site.time)
+    if too_long:
+        raise ValueError(too_long)
 
 
-def ranks_of(options: SubmitOptions, site: Site) -> int:
-    """Ranks on each node."""
-    return (site.gpus_per_node or 1) if options.nproc_per_node is None else options.nproc_per_node
+def submit(argv: Sequence[str], worker: Worker) -> int:
+    """`ringmark submit OPTIONS -- PROGRAM`: show or queue a job; returns the exit code.
 
-
-def nproc_per_node(options: SubmitOptions) -> int:
-    """Ranks on each node, by the options or else by their site. Raises ValueError for an unusable site."""
-    return ranks_of(options, load_site(options.site))
-
-
-def plan(options: SubmitOptions, worker: tuple[str, ...]) -> tuple[sbatch.Job, str]:
-    """The job that the options ask for, and its script; writes nothing. Raises ValueError for unusable options."""
-    site = load_site(options.site)
-    job = sbatch.Job(
-        name=options.name or "ringmark-" + (worker[0].rpartition(".")[2] if worker else ""),
-        nodes=options.nodes,
-        nproc_per_node=ranks_of(options, site),
-        worker=worker,
-        run_dir=options.run_dir.expanduser().absolute(),
-        work_dir=Path.cwd(),
-        time=options.time,
-    )
-    return job, sbatch.render(job, site)
-
-
-def submit(options: SubmitOptions, worker: tuple[str, ...]) -> int:
-    """Show or queue a job that runs `worker`, such as ("launch.train", "--model", "resnet18"); returns the exit code.
-
-    Raises ValueError for unusable options; what sbatch itself refuses is printed, with exit code 1.
+    Raises UsageError or ValueError for a person's mistakes; what SLURM itself refuses is printed, with exit code 1.
     """
-    job, script = plan(options, worker)
-    if options.dry_run:
-        sys.stdout.write(script)
+    planned = plan(argv, worker)
+    if planned.options.dry_run:
+        sys.stdout.write(planned.script)
         return 0
+    check(planned)
     try:
-        job_id = sbatch.submit(script, job.run_dir)
-    except sbatch.SubmitError as error:
-        print(f"ringmark submit: {error}", file=sys.stderr)
-        return 1
-    output = job.run_dir / f"{job.name}-{job_id}.out"
-    print(f"job     {job_id}: {job.nodes} nodes x {job.nproc_per_node} ranks")
-    print(f"script  {job.run_dir / f'job-{job_id}.sbatch'}")
-    print(f"output  {output} (written once the job starts)")
-    print(f"follow  tail -F {shlex.quote(str(output))}")
-    print(f"status  squeue --jobs={job_id} (its last column says why a job waits)")
-    print(f"cancel  scancel {job_id}")
+        start = sbatch.predict(planned.script, planned.sbatch_options)
+        jobs = store_and_queue(planned)
+    except SlurmError as error:
+        print(f"ringmark submit: {error}; correct the site file or the flags and submit again", file=sys.stderr)
+        return REFUSED
+    for name in secret_arguments(planned.argv):
+        print(
+            f"ringmark: {name} looks like a secret, and everybody on a node can read arguments; "
+            "export it as a variable and use --keep-env NAME",
+            file=sys.stderr,
+        )
+    print("\n".join(described(planned, [job.job_id for job in jobs], start)))
     return 0
+
+
+def store_and_queue(planned: Plan) -> list[run_folder.Job]:
+    """Make the run's folder and queue its jobs, or leave nothing behind and raise SlurmError."""
+    run = planned.job.run_dir
+    run_folder.make(run)
+    jobs: list[run_folder.Job] = []
+    try:
+        for one in planned.specs:
+            if Path(one.run_dir) != run:
+                run_folder.make(Path(one.run_dir))
+            spec.write(one, Path(one.run_dir))
+        run_folder.write_private(run / run_folder.SCRIPT, planned.script)
+        words = ["ringmark", "submit", *planned.argv]
+        data = run_record.record(
+            words, os.environ, work_dir=Path.cwd(), site=planned.site, python=planned.specs[0].python
+        )
+        run_record.write(run, data)
+        for _ in range(planned.options.chain):
+            after = jobs[-1].job_id if jobs else None
+            jobs.append(sbatch.queue(run, planned.sbatch_options, environ=planned.environ, after=after))
+    except BaseException:
+        if not jobs:  # this very folder was made above, so nothing else is in it
+            shutil.rmtree(run, ignore_errors=True)
+        raise
+    return jobs
+
+
+def described(planned: Plan, job_ids: Sequence[str], start: str) -> list[str]:
+    """What was asked for and how to follow it, in aligned lines."""
+    options, one = planned.options, planned.specs[0]
+    run = short(planned.job.run_dir)
+    tasks = "" if planned.job.tasks is None else f", {planned.job.tasks} tasks"
+    chain = ", one after another" if len(job_ids) > 1 else ""
+    words = [*(["-m"] if one.is_module else []), *mask_argv([one.script, *one.arguments])]
+    program = " ".join(shlex.quote(word) if word.isprintable() else ascii(word) for word in words)
+    rows = {
+        "job": ", ".join(job_ids) + tasks + chain,
+        "run": run,
+        "runs": program if len(program) <= LONGEST_LINE else f"{program[:LONGEST_LINE]} ...",
+        "on": asked(planned),
+        "goes on": {"never": None, "requeue": "by requeueing the job", "follow": "in a new job"}[one.go_on],
+        "stays": f"{', '.join(planned.at_home)} (looks secret; --keep-env NAME takes it along)"
+        if planned.at_home
+        else None,
+        "SLURM": start or None,
+        "status": f"ringmark status {run}",
+        "logs": f"ringmark logs -f {run}",
+        "cancel": f"ringmark cancel {run}",
+    }
+    if options.chain > 1:
+        rows["goes on"] = f"in {options.chain} jobs, until the run is done"
+    return [f"{key:<8}{value}" for key, value in rows.items() if value is not None]
+
+
+def asked(planned: Plan) -> str:
+    """Nodes, ranks, GPUs, time and place in one line."""
+    job, site = planned.job, planned.site
+    per_node = job.nproc_per_node
+    nodes = f"{job.nodes} {'node' if job.nodes == 1 else 'nodes'}"
+    parts = [
+        f"{nodes}, {job.gpus} ranks in all" if per_node is None else f"{nodes} x {per_node} {_ranks(per_node)}",
+        f"mode {planned.options.mode}",
+        f"time {job.time or site.time or 'of the partition'}",
+        f"partition {site.partition or 'by default'}",
+    ]
+    return ", ".join([*parts, *([f"in {site.container}"] if site.container != "none" else [])])
+
+
+def _ranks(count: int) -> str:
+    return "rank" if count == 1 else "ranks"
+
+
+def short(path: Path) -> str:
+    """A path as a shell takes it, from here if it lies below."""
+    here = Path.cwd()
+    return shlex.quote(str(path.relative_to(here) if path.is_relative_to(here) else path))

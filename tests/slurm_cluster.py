@@ -20,6 +20,8 @@ from pathlib import Path
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "scontrol", "scancel", "sinfo")
 NODES = ("n1", "n2")
 GPUS_PER_NODE = 2
+REQUEUE_S = 15
+"""How long a requeued job waits: SLURM waits until the job's old credential has expired, after 120 s by default."""
 FINAL_STATES = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "BOOT_FAIL"}
 
 # Short intervals everywhere: with SLURM's own defaults a job of a second takes ten.
@@ -31,7 +33,9 @@ SlurmUser=root
 SlurmdUser=root
 AuthType=auth/munge
 CredType=cred/munge
-AuthInfo=socket={folder}/munge.sock
+AuthInfo=socket={folder}/munge.sock,cred_expire={requeue_s}
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
 MailProg=/bin/true
 StateSaveLocation={folder}/state
 SlurmdSpoolDir={folder}/%n
@@ -46,7 +50,7 @@ MpiDefault=none
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core
 SchedulerType=sched/builtin
-SchedulerParameters=batch_sched_delay=0
+SchedulerParameters=batch_sched_delay=0,sched_interval=2
 AccountingStorageType=accounting_storage/none
 JobAcctGatherType=jobacct_gather/none
 JobCompType=jobcomp/none
@@ -58,7 +62,8 @@ SlurmdTimeout=60
 GresTypes=gpu
 NodeName=n1 NodeHostname={host} Port={ports[1]} CPUs=2 RealMemory=1000 Gres=gpu:{gpus} Features=fast,cpu State=UNKNOWN
 NodeName=n2 NodeHostname={host} Port={ports[2]} CPUs=2 RealMemory=1000 Gres=gpu:{gpus} Features=fast,cpu State=UNKNOWN
-PartitionName=debug Nodes=ALL Default=YES DefaultTime=1 MaxTime=10 State=UP
+PartitionName=debug Nodes=ALL Default=YES DefaultTime=1 MaxTime=10 State=UP PriorityTier=1 PreemptMode=REQUEUE
+PartitionName=urgent Nodes=ALL DefaultTime=1 MaxTime=10 State=UP PriorityTier=10 PreemptMode=OFF
 """
 
 
@@ -150,6 +155,7 @@ def write_files(folder: Path) -> None:
     files = f"{folder}/gpu[0-{GPUS_PER_NODE - 1}]"
     (folder / "gres.conf").write_text(f"NodeName=n[1-2] Name=gpu File={files}\n")
     values = {"host": socket.gethostname(), "ports": free_ports(3), "folder": folder, "gpus": GPUS_PER_NODE}
+    values["requeue_s"] = REQUEUE_S
     (folder / "slurm.conf").write_text(SLURM_CONF.format(**values))
 
 

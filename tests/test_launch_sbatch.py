@@ -1,19 +1,17 @@
-"""The batch script as text: the golden script, quoting that bash itself undoes, and a stand-in for sbatch."""
+"""The batch script and sbatch's options as text, and stand-ins for SLURM's programs that answer badly."""
 
+import json
 import os
 import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from launch import batch, node, sbatch
-from launch.sbatch import Job, SubmitError, quote, render, scrubbed
+from launch import run_folder, sbatch, slurm_text
+from launch.sbatch import Job, options, options_again, render
 from launch.sites import Site
-from launch.submit import SubmitOptions, nproc_per_node, submit
+from launch.slurm_text import SlurmError, scrubbed, seconds
 
 GOLDEN = Path(__file__).parent / "golden" / "job.sbatch"
 SITE = Site(
@@ -24,51 +22,84 @@ SITE = Site(
     mem="64G",
     cpus_per_task=16,
     gpus_per_node=4,
-    python="/opt/venv/bin/python",
-    setup=("module load cuda", 'export NCCL_DEBUG="WARN"'),
+    python="/opt/it's/bin/python",
+    modules=("gcc/13", "cuda/12.6"),
+    setup=('export NCCL_DEBUG="WARN"',),
+    exclude="n9",
     sbatch_options=("--exclusive", "--mail-type=FAIL"),
 )
 JOB = Job(
     name="resnet",
     nodes=2,
     nproc_per_node=4,
-    worker=("launch.train", "--model", "resnet18-cifar", "--data-dir", "/data/it's 100%\n#SBATCH --nodes=9"),
-    run_dir=Path("/runs/50% done"),
-    work_dir=Path("/home/me/my work"),
-    root=Path("/opt/ringmark"),
+    run_dir=Path("/runs/50% done/it's $(me)"),
+    root=Path("/opt/ring mark"),
+    exclude="n3,rack1-[4-6]",
+    requeue=True,
 )
-# Prints its arguments, each ended by NUL, wherever the script calls an interpreter.
-PRINT_ARGV = "#!/bin/sh\nprintf '%s\\0' \"$@\"\n"
-
-arguments = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=30)
 
 
 def test_a_rendered_script_is_the_golden_one() -> None:
     assert render(JOB, SITE) == GOLDEN.read_text(encoding="utf-8")
 
 
+def test_the_script_carries_what_the_command_line_carries() -> None:
+    for job in (JOB, replace(JOB, tasks=5, at_once=2), replace(JOB, nproc_per_node=None, gpus=3)):
+        lines = [line.removeprefix("#SBATCH ") for line in render(job, SITE).splitlines() if line.startswith("#SBATCH")]
+        # bash reads a header's quotes as sbatch does.
+        words = subprocess.run(["bash", "-c", f"printf '%s\\0' {' '.join(lines)}"], capture_output=True, check=True)
+        assert words.stdout.decode().split("\0")[:-1] == options(job, SITE)
+
+
 def test_a_plain_cluster_is_asked_for_nothing_it_was_not_told_about() -> None:
-    script = render(replace(JOB, nproc_per_node=1), Site(python="python3"))
+    words = " ".join(options(Job(name="x", run_dir=Path("/r")), Site(python="python3")))
 
-    for option in ("partition", "account", "qos", "constraint", "mem", "time", "gpus"):
-        assert f"--{option}" not in script
+    for option in ("partition", "account", "qos", "constraint", "mem", "time", "gpus", "gres", "cpus", "reservation"):
+        assert f"--{option}" not in words
+    assert "--no-requeue" in words
 
 
-def test_a_job_asks_for_as_many_gpus_as_it_has_ranks_on_a_node() -> None:
-    assert "#SBATCH --gpus-per-node=2\n" in render(replace(JOB, nproc_per_node=2), SITE)
-    assert "#SBATCH --gpus-per-node=a100:2\n" in render(replace(JOB, nproc_per_node=2), replace(SITE, gpu_type="a100"))
+@pytest.mark.parametrize(
+    ("job", "site", "expected"),
+    [
+        ({"nproc_per_node": 2}, {}, "--gpus-per-node=2"),
+        ({"nproc_per_node": 2}, {"gpu_type": "a100"}, "--gpus-per-node=a100:2"),
+        ({}, {"gpu_type": "a100", "gpus_syntax": "gres"}, "--gres=gpu:a100:4"),
+        ({"nproc_per_node": None, "gpus": 5}, {}, "--gpus=5"),
+        ({"nproc_per_node": None, "gpus": 5}, {"gpu_type": "h100", "gpus_syntax": "gres"}, "--gpus=h100:5"),
+    ],
+)
+def test_a_job_asks_for_as_many_gpus_as_it_has_ranks(
+    job: dict[str, object], site: dict[str, object], expected: str
+) -> None:
+    words = options(replace(JOB, **job), replace(SITE, **site))  # type: ignore[arg-type]
+
+    assert [word for word in words if word.startswith(("--gpus", "--gres"))] == [expected]
 
 
 def test_the_time_of_a_job_goes_before_the_time_of_its_site() -> None:
-    script = render(replace(JOB, time="5"), SITE)
-
-    assert "--time=5\n" in script
-    assert "01:00:00" not in script
+    assert [word for word in options(replace(JOB, time="5"), SITE) if "time" in word] == ["--time=5"]
 
 
-def test_more_ranks_than_gpus_are_refused() -> None:
-    with pytest.raises(ValueError, match="expected at most 4 ranks per node, one per GPU, got --nproc-per-node 5"):
-        render(replace(JOB, nproc_per_node=5), SITE)
+def test_an_array_is_numbered_from_0_and_each_task_has_its_own_folder() -> None:
+    job = replace(JOB, run_dir=Path("/r"), tasks=12, at_once=3)
+
+    assert {"--array=0-11%3", "--output=/r/task-%a/job-%A_%a.out"} <= set(options(job, SITE))
+    assert render(job, SITE).endswith('--spec /r/task-"$SLURM_ARRAY_TASK_ID"/spec.json\n')
+    assert "--array=0-11" in options(replace(job, at_once=None), SITE)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"nproc_per_node": 5}, "expected at most 4 ranks per node, one per GPU, got --nproc-per-node 5"),
+        ({"gpus": 1}, "expected --gpus from 2 to 8, at least one on each of 2 nodes with 4, got 1"),
+        ({"gpus": 9}, "expected --gpus from 2 to 8"),
+    ],
+)
+def test_a_job_that_does_not_fit_its_site_is_refused(change: dict[str, int], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        options(replace(JOB, **change), SITE)
 
 
 @pytest.mark.parametrize(
@@ -78,18 +109,18 @@ def test_more_ranks_than_gpus_are_refused() -> None:
         ({"name": "x\n#SBATCH --nodes=9"}, "expected --name"),
         ({"name": "-x"}, "expected --name"),
         ({"name": "../x"}, "expected --name"),
-        ({"nodes": 0}, "expected --nodes of at least 1, got 0"),
-        ({"nproc_per_node": 0}, "expected --nproc-per-node of at least 1, got 0"),
-        ({"worker": ()}, "expected a worker module"),
-        ({"worker": ("--model", "x")}, "expected a worker module"),
-        ({"worker": ("launch.train", "a\0b")}, "expected worker arguments of UTF-8 text"),
-        ({"worker": ("launch.train", "\udcff")}, "expected worker arguments of UTF-8 text"),
+        ({"nodes": 0}, "expected --nodes of at least 1 and at most 10000, got 0"),
+        ({"nproc_per_node": 0}, "expected --nproc-per-node of at least 1"),
+        ({"tasks": 0}, "expected --array of at least 1"),
+        ({"at_once": 0}, "expected --at-once of at least 1"),
         ({"run_dir": Path("runs")}, "expected --run-dir as an absolute folder"),
         ({"run_dir": Path("/runs\n#SBATCH --nodes=9")}, "expected --run-dir without control characters"),
         ({"run_dir": Path("/runs\\x")}, "expected --run-dir without control characters and backslashes"),
         ({"root": Path("/opt/a:b")}, "expected ringmark in a folder without ':'"),
         ({"time": "1 hour"}, "expected --time"),
         ({"time": ""}, "expected --time"),
+        ({"exclude": "n1 n2"}, "expected --exclude"),
+        ({"exclude": "-n1"}, "expected --exclude"),
     ],
 )
 def test_a_job_that_no_script_can_carry_is_refused(change: dict[str, object], message: str) -> None:
@@ -97,185 +128,107 @@ def test_a_job_that_no_script_can_carry_is_refused(change: dict[str, object], me
         replace(JOB, **change)  # type: ignore[arg-type]
 
 
-@settings(max_examples=60, deadline=None)
-@given(words=st.lists(arguments, max_size=8))
-def test_bash_reads_back_what_was_quoted_on_one_line(words: list[str]) -> None:
-    line = " ".join(quote(word) for word in words)
-
-    assert line.isprintable()
-    printed = subprocess.run(["bash", "-c", f"printf '%s\\0' end {line}"], capture_output=True, check=True).stdout
-    assert printed.decode().split("\0")[:-1] == ["end", *words]
+def test_setup_lines_may_read_unset_variables_but_must_succeed() -> None:
+    for setup, code in (("echo $NOBODY_SET_THIS >&2", 0), ("false", 1)):
+        script = render(replace(JOB, root=Path("/")), Site(python="true", setup=(setup,)))
+        assert subprocess.run(["bash"], input=script.encode(), capture_output=True).returncode == code
 
 
-@settings(max_examples=25, deadline=None)
-@given(words=st.lists(arguments, max_size=5))
-def test_a_rendered_script_is_bash_whatever_the_arguments(words: list[str]) -> None:
-    script = render(replace(JOB, worker=("launch.train", *words)), SITE)
-
-    subprocess.run(["bash", "-n"], input=script.encode(), check=True)
-    # sbatch stops looking for options at the first command, and refuses carriage returns.
-    assert script.index("\nset -euo") > max(script.rfind("\n#SBATCH"), 0)
-    assert "\r" not in script
-
-
-def run_script(tmp_path: Path, worker: tuple[str, ...], site: Site) -> list[str]:
-    """Run a rendered script under bash with an interpreter that only prints its argv; returns that argv."""
-    python = tmp_path / "it's $(touch pwned) python"
-    python.write_text(PRINT_ARGV)
-    python.chmod(0o755)
-    work_dir = tmp_path / "work $(touch pwned) `touch pwned`"
-    work_dir.mkdir()
-    job = replace(JOB, worker=worker, work_dir=work_dir, root=tmp_path / "root's $(touch pwned)")
-    script = render(job, replace(site, python=str(python)))
-    environment = {**os.environ, "HOME": str(tmp_path)}
-    result = subprocess.run(
-        ["bash"], input=script.encode(), cwd=tmp_path, env=environment, capture_output=True, check=True
-    )
-    assert not list(tmp_path.rglob("pwned"))
-    return result.stdout.decode().split("\0")[:-1]
-
-
-def test_hostile_arguments_arrive_unchanged_and_execute_nothing(tmp_path: Path) -> None:
-    worker = (
-        "launch.train",
-        "--model",
-        'it\'s "x" $(touch pwned) `touch pwned` ${HOME} $HOME $worker $$ \\ !! ~ * ? [a] {a,b}',
-        "line\nbreak\r\ntouch pwned\n#SBATCH --nodes=9",
-        "; touch pwned;",
-        "&& touch pwned",
-        "> pwned",
-        "",
-        "--",
-        "ünïcödé 火 \u2028 \x1b[31m\x7f\x85",
-        "$'\\x41'",
-    )
-    argv = run_script(tmp_path, worker, Site())
-
-    assert argv == ["-m", "launch.batch", "--nproc-per-node", "4", "--", *worker]
-
-
-def test_setup_lines_may_read_unset_variables_but_must_succeed(tmp_path: Path) -> None:
-    assert run_script(tmp_path, ("launch.train",), Site(setup=("echo $NOBODY_SET_THIS >&2",)))
-    script = render(JOB, replace(SITE, setup=("false",)))
-    assert subprocess.run(["bash"], input=script.encode(), capture_output=True).returncode == 1
-
-
-def test_leftovers_of_an_enclosing_job_do_not_reach_sbatch() -> None:
-    leftovers = {"SBATCH_TIMELIMIT": "7", "SLURM_NODEID": "1", "SLURMD_NODENAME": "n1", "PMI_RANK": "0"}
+def test_leftovers_of_an_enclosing_job_do_not_reach_slurms_programs() -> None:
+    leftovers = {"SBATCH_TIMELIMIT": "7", "SLURM_NODEID": "1", "SLURMD_NODENAME": "n1", "PMI_RANK": "0", "PMIX_A": "1"}
     kept = {"SLURM_CONF": "/etc/x.conf", "PATH": "/bin", "HOME": "/root"}
 
-    assert scrubbed(leftovers | kept) == kept
+    assert scrubbed({**leftovers, "SQUEUE_FORMAT": "%j", "HF_TOKEN": "x"} | kept, without=["HF_TOKEN"]) == kept
 
 
-def stand_in(folder: Path, monkeypatch: pytest.MonkeyPatch, body: str) -> None:
-    """Put a stand-in for sbatch first on the PATH."""
+def stand_in(folder: Path, monkeypatch: pytest.MonkeyPatch, program: str, body: str) -> None:
+    """Put a stand-in for one of SLURM's programs first on the PATH."""
     folder.mkdir(exist_ok=True)
-    (folder / "sbatch").write_text(f"#!/bin/sh\n{body}\n")
-    (folder / "sbatch").chmod(0o755)
+    (folder / program).write_text(f"#!/bin/sh\n{body}\n")
+    (folder / program).chmod(0o755)
     monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
-
-
-def test_a_submitted_script_is_kept_under_its_job_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    stand_in(tmp_path / "bin", monkeypatch, 'cp "$2" seen; pwd -P > cwd; echo "77;cluster-a"')
-    run_dir = tmp_path / "a" / "b"
-
-    assert sbatch.submit("#!/bin/bash\necho ü\n", run_dir) == "77"
-
-    assert (run_dir / "job-77.sbatch").read_text(encoding="utf-8") == "#!/bin/bash\necho ü\n"
-    assert (run_dir / "seen").read_bytes() == (run_dir / "job-77.sbatch").read_bytes()
-    assert (run_dir / "cwd").read_text().strip() == str(run_dir)
 
 
 @pytest.mark.parametrize(
     ("body", "message"),
     [
-        ("echo 'sbatch: error: invalid partition' >&2; exit 1", "sbatch refused the job: invalid partition; correct"),
-        ("exit 5", "sbatch refused the job: exit code 5; correct"),
+        ("echo 'sbatch: error: invalid partition' >&2; exit 1", "sbatch refused: invalid partition$"),
+        ("printf 'a\\033[31mb\\n' >&2; exit 1", r"sbatch refused: a\[31mb$"),
+        ("exit 5", "sbatch refused: exit code 5"),
         ("echo welcome", "expected a job id from sbatch, got 'welcome'"),
     ],
 )
 def test_what_sbatch_says_becomes_one_sentence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, body: str, message: str
 ) -> None:
-    stand_in(tmp_path / "bin", monkeypatch, body)
+    stand_in(tmp_path / "bin", monkeypatch, "sbatch", body)
 
-    with pytest.raises(SubmitError, match=message):
-        sbatch.submit("#!/bin/bash\n", tmp_path / "run")
-    assert list((tmp_path / "run").iterdir()) == []
+    with pytest.raises(SlurmError, match=message):
+        sbatch.queue(tmp_path, ["--nodes=1"])
+    assert run_folder.jobs(tmp_path) == []
 
 
-def test_a_machine_without_sbatch_is_told_so(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_queued_job_is_noted_with_its_options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stand_in(tmp_path / "bin", monkeypatch, "sbatch", f'printf "%s\\n" "$@" > {tmp_path}/seen; echo "77;cluster-a"')
+    words = ["--nodes=1", "--exclude=n1"]
+
+    job = sbatch.queue(tmp_path, words, after="76")
+
+    assert (job.job_id, job.options) == ("77", tuple(words))
+    assert (tmp_path / "seen").read_text().splitlines() == [
+        *("--parsable", *words, "--dependency=afterany:76", str(tmp_path / "job.sbatch"))
+    ]
+    assert run_folder.jobs(tmp_path) == [job]
+    assert options_again(tmp_path) == words
+    assert options_again(tmp_path, "n2,n[4-5]") == ["--nodes=1", "--exclude=n1,n2,n[4-5]"]
+    with pytest.raises(ValueError, match="expected --exclude"):
+        options_again(tmp_path, "n2;n3")
+    with pytest.raises(ValueError, match="expected a job id"):
+        sbatch.queue(tmp_path, words, after="76,singleton")
+
+
+def test_a_machine_without_slurm_is_told_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
 
-    assert submit(SubmitOptions(site="local", run_dir=tmp_path / "run"), ("launch.train",)) == 1
-    assert "expected SLURM's sbatch on the PATH, found none" in capsys.readouterr().err
+    with pytest.raises(SlurmError, match="expected SLURM's squeue on the PATH, found none"):
+        slurm_text.queue(["1"])
 
 
-def test_a_dry_run_prints_the_script_and_writes_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    worker = ("launch.train", "--model", "resnet18-cifar")
-
-    assert submit(SubmitOptions(site="gpu-example", nodes=2, dry_run=True), worker) == 0
-
-    script = capsys.readouterr().out
-    assert script.startswith("#!/bin/bash\n#SBATCH --job-name=ringmark-train\n")
-    assert f"--output={tmp_path}/runs/slurm/%x-%j.out\n" in script
-    assert script.endswith(f"exec {sys.executable} -m launch.batch --nproc-per-node 4 -- {' '.join(worker)}\n")
-    assert list(tmp_path.iterdir()) == []
+def test_an_answer_in_another_format_is_not_guessed_at() -> None:
+    good = "12_3|RUNNING|1:02|UNLIMITED|2|n[1-2]|2026-01-01T00:00:00|None"
+    (entry,) = slurm_text.parse_queue(good + "\n")
+    assert (entry.job_id, entry.state, entry.node_list, entry.over) == ("12_3", "RUNNING", "n[1-2]", False)
+    assert slurm_text.parse_queue(good.replace("None", "a|b"))[0].reason == "a|b"
+    for bad in ("12|RUNNING", good.replace("12_3", "12_[3-4]"), good.replace("12_3", "1;2"), "slurm is down"):
+        with pytest.raises(SlurmError, match="expected 8 fields behind a job id from squeue"):
+            slurm_text.parse_queue(bad)
 
 
-@pytest.mark.parametrize(("site", "asked", "ranks"), [("gpu-example", None, 4), ("local", None, 1), ("local", 3, 3)])
-def test_a_node_gets_the_ranks_asked_for_or_one_per_gpu(site: str, asked: int | None, ranks: int) -> None:
-    assert nproc_per_node(SubmitOptions(site=site, nproc_per_node=asked)) == ranks
+def test_times_are_read_as_slurm_writes_them() -> None:
+    times = {"5": 300, "1:30": 90, "2:00:00": 7200, "1-0": 86400, "1-2:30": 95400, "1-02:03:04": 93784}
+
+    assert {text: seconds(text) for text in times} == times
+    assert [seconds(text) for text in ("infinite", "UNLIMITED", "", "1:2:3:4", "-1", "\u0661")] == [None] * 6
 
 
-def test_batch_and_node_refuse_to_run_outside_slurm(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    for name in [name for name in os.environ if name.startswith("SLURM")]:
-        monkeypatch.delenv(name)
-    address = ["--master-addr", "h", "--master-port", "1"]
+def test_a_predicted_start_is_slurms_own_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stand_in(tmp_path / "bin", monkeypatch, "sbatch", "cat >/dev/null; echo 'sbatch: Job 3 to start at noon' >&2")
 
-    assert batch.main(["--nproc-per-node", "1", "--", "launch.train"]) == 2
-    assert capsys.readouterr().err.startswith("launch.batch: expected to run inside a SLURM job")
-    assert node.main([*address, "--nproc-per-node", "1", "--", "launch.train"]) == 2
-    assert capsys.readouterr().err.startswith("launch.node: expected to run inside a SLURM step")
-    assert node.main([*address, "--nproc-per-node", "1"]) == 2
-    assert "expected `--` and a worker module" in capsys.readouterr().err
+    assert sbatch.predict("#!/bin/bash\n", ["--nodes=1"]) == "to start at noon"
 
 
-def test_several_tasks_on_one_node_are_refused() -> None:
-    step = {"SLURM_STEP_ID": "0", "SLURM_NODEID": "1", "SLURM_STEP_NUM_NODES": "2", "SLURM_STEP_NUM_TASKS": "2"}
+def test_a_limit_of_time_is_of_the_partitions_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stand_in(tmp_path / "bin", monkeypatch, "sinfo", "printf 'gpu|1-00:00:00\\ndebug*|10:00\\nlong|infinite\\n'")
 
-    assert node.read_step(step) == (1, 2)
-    with pytest.raises(ValueError, match="expected one task per node, got 8 tasks on 2 nodes"):
-        node.read_step(step | {"SLURM_STEP_NUM_TASKS": "8"})
-
-
-def test_the_worker_starts_after_the_first_double_dash() -> None:
-    assert batch.split_worker(["--a", "1", "--", "m", "--", "-h"]) == (["--a", "1"], ["m", "--", "-h"])
+    assert slurm_text.partition_limits(None) == {"debug": 600}
+    assert slurm_text.partition_limits("gpu,long") == {"gpu": 86400, "debug": 600, "long": None}
 
 
-@pytest.mark.parametrize(
-    ("body", "code", "drained"),
-    [("pass", 0, False), ("raise SystemExit(3)", 3, True), ("os.kill(os.getpid(), 9)", 137, True)],
-)
-def test_a_node_that_fails_waits_until_srun_has_read_its_last_words(
-    monkeypatch: pytest.MonkeyPatch, body: str, code: int, drained: bool
-) -> None:
-    waits: list[float] = []
-    monkeypatch.setattr("launch.node.time.sleep", waits.append)
+def test_a_line_of_jobs_that_was_cut_short_is_passed_over(tmp_path: Path) -> None:
+    run_folder.add_job(tmp_path, run_folder.Job(job_id="1", time_s=0.0, options=("--a",)))
+    with (tmp_path / "jobs.jsonl").open("a") as file:
+        file.write('{"job_id": "2", "ti\n')
+    run_folder.add_job(tmp_path, run_folder.Job(job_id="3", time_s=0.0, options=()))
 
-    assert node.run_and_drain([sys.executable, "-c", f"import os; {body}"]) == code
-    assert waits == ([node.DRAIN_S] if drained else [])
-
-
-def test_a_node_outlives_the_sigterm_that_ends_its_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("launch.node.DRAIN_S", 0.0)
-    both = "import os, signal; os.kill(os.getppid(), signal.SIGTERM); os.kill(os.getpid(), signal.SIGTERM)"
-
-    assert node.run_and_drain([sys.executable, "-c", both]) == 128 + 15
+    assert [job.job_id for job in run_folder.jobs(tmp_path)] == ["1", "3"]
+    assert json.loads((tmp_path / "jobs.jsonl").read_text().splitlines()[0])["options"] == ["--a"]
