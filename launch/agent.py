@@ -16,6 +16,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
 
 from launch.argv import UsageError, fail
+from launch.deadline import Deadline
 from launch.guardian import Guardian
 from launch.nursery import Nursery
 from launch.processes import kill
@@ -33,6 +34,9 @@ PASSED_ON = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, sign
 TO_END = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 """Signals after which ranks that do not end in time are made to."""
 GRACE_S = 30.0
+STOP = "stop"
+"""A file of this name beside the verdict asks the ranks to save and stop."""
+STOP_POLL_S = 0.5
 
 
 def why_plain(line: TorchrunLine, environ: Mapping[str, str]) -> str | None:
@@ -64,9 +68,10 @@ class Launcher:
         self.signals: list[int] = []
         self.witness: Witness | None = None
         self.watch: Watch | None = None
-        self.folder = Path(tempfile.mkdtemp(prefix="ringmark-"))
+        self.folder = Path(tempfile.gettempdir(), f"ringmark-{os.urandom(8).hex()}")
         self.nursery = Nursery() if self.why_plain is None else None
         self.guardian = self._first_processes()
+        self.folder.mkdir(mode=0o700)  # now that there is somebody who removes it, whatever happens here
 
     def _first_processes(self) -> Guardian:
         """Fork the guardian, and from it the nursery, before anything large is imported here."""
@@ -89,12 +94,27 @@ class Launcher:
     def run(self) -> "Outcome":
         """Launch, and wait for the end. Raises ValueError for what cannot be started."""
         for number in PASSED_ON:
-            signal.signal(number, self._handle)
+            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # nohup is to be respected
+                signal.signal(number, self._handle)
         if self.run_dir is not None:
             self.run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         from launch.engine import run_engine  # imports torch, side by side with the nursery
 
-        return run_engine(self, self.company)
+        if self.verdict_dir is None or self.company is not None:  # the head of a job looks for the file itself
+            return run_engine(self, self.company)
+        file = self.verdict_dir / STOP
+        file.unlink(missing_ok=True)  # of an earlier launch
+        with Deadline(self._stop, margin_s=0, stop_file=file):
+            return run_engine(self, self.company)
+
+    def _stop(self, reason: str) -> None:
+        """Ask the ranks to save and stop; a script that is not ours knows only SIGTERM."""
+        own = self.line.script.startswith("launch.")
+        while not self.running():
+            time.sleep(STOP_POLL_S)
+        self.say(f"{reason}: the ranks are asked to stop")
+        for life in self.running():
+            kill(life.pid, signal.SIGUSR1 if own else signal.SIGTERM)
 
     def say(self, text: str) -> None:
         """Tell the person at the terminal, who may have closed it."""
@@ -111,7 +131,7 @@ class Launcher:
         """Say what happened, and store it -> the exit code."""
         from launch.verdict import judge, write
 
-        verdict = judge(outcome.ends, (outcome.facts,), started_s=self.started_s, world_size=len(outcome.ends))
+        verdict = judge(outcome.ends, (outcome.facts,), started_s=self.started_s, world_size=None)
         for text in verdict.lines:
             _print(text)
         if self.verdict_dir is not None:
@@ -133,7 +153,7 @@ class Launcher:
         self.signals.append(number)
         lives = self.running()
         if again or not lives:
-            self.guardian.end()
+            self.end()
             os._exit(128 + number)
         for life in lives:
             life.asked = life.asked or number in TO_END
@@ -144,6 +164,12 @@ class Launcher:
                 signal.setitimer(
                     signal.ITIMER_REAL, _seconds("shutdown-timeout", self.line.given.get("shutdown-timeout")) or GRACE_S
                 )
+
+    def end(self) -> None:
+        """The launch is over: wait until nothing of it is left. Signals say nothing any more."""
+        for number in PASSED_ON:
+            signal.signal(number, lambda *_: None)
+        self.guardian.end()
 
     def _out_of_patience(self, number: int, frame: FrameType | None) -> None:
         for life in self.running():
@@ -191,11 +217,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return fail(error)
     finally:
         if launcher is not None:
-            launcher.guardian.end()
+            launcher.end()
 
 
 def entry() -> NoReturn:
     """Run and end, without torch's teardown, which takes a while and has nothing to do."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback of a launch that has not begun
     try:
         code = main()
     except SystemExit as stop:  # torchrun's parser has spoken

@@ -16,11 +16,14 @@ from types import FrameType
 
 from launch import attempts, run_folder, spec
 from launch.deadline import Deadline, end_time_s, how_it_ends
+from launch.doctor import DoctorOptions, examine, lines
+from launch.doctor import write as write_report
+from launch.doctor_crew import crew_of
 from launch.exit_codes import CRASHED, DONE, MISTAKE, STOPPED
 from launch.head import Head
 from launch.hub import Hub
 from launch.job import Job, members_of, read_job, srun_command
-from launch.sequel import missing_attempts, record, take_up
+from launch.sequel import STOPPING, margin_s, missing_attempts, record, take_up
 from launch.verdict import Verdict, judge, write
 
 HUB_FILE = "hub.json"
@@ -41,6 +44,8 @@ class Batch:
         self.members = members_of(wanted, job)
         self.head = Head([name for name, _ in self.members], [node for _, node in self.members])
         self.signals: list[int] = []
+        self.stopping_s: float | None = None
+        """When the ranks were asked to stop."""
 
     def launch(self) -> Verdict:
         """Start the step and wait for its end -> what it came to."""
@@ -58,7 +63,7 @@ class Batch:
                 subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL) as step,
                 Deadline(
                     lambda reason: self._stop(hub, reason),
-                    margin_s=self.spec.stop_margin_s,
+                    margin_s=margin_s(self.run, self.spec.stop_margin_s),
                     stop_file=self.run / run_folder.STOP,
                     end_time=lambda: end_time_s(self.job.job_id),
                 ),
@@ -80,6 +85,7 @@ class Batch:
 
     def _stop(self, hub: Hub, reason: str) -> None:
         print(f"ringmark: {reason}: the ranks are asked to save and stop", flush=True)
+        self.head.stop, self.stopping_s = reason, time.monotonic()
         hub.broadcast("stop", {"reason": reason})
 
     def _follow(self, hub: Hub, step: "subprocess.Popen[bytes]") -> None:
@@ -99,6 +105,8 @@ class Batch:
                     self.head.hear(hub, POLL_S)
                 self.head.all_lost(hub, f"its launcher ended without a word (srun: exit code {step.returncode})")
         hub.broadcast("over", {"code": self._judged().code})
+        if self.stopping_s is not None:
+            run_folder.write_json(self.folder / STOPPING, {"took_s": time.monotonic() - self.stopping_s})
         try:
             step.wait(GOODBYE_S)
         except subprocess.TimeoutExpired:
@@ -108,6 +116,18 @@ class Batch:
     def _judged(self) -> Verdict:
         size = sum(self.head.plan["slots"]) if self.head.plan is not None else 0
         return judge(self.head.ends(), self.head.facts(), started_s=self.started_s, world_size=size)
+
+
+def healthy(wanted: spec.Spec) -> bool:
+    """Whether doctor finds all nodes of this job good; it says what is not, and resubmit --exclude-bad reads it."""
+    run = Path(wanted.run_dir)
+    report = examine(crew_of(os.environ, "all"), DoctorOptions(run_dir=run, interface=wanted.interface), os.environ)
+    write_report(report, run / "doctor.json")
+    bad = [finding for finding in report.findings if finding.level == "error"]
+    if bad:
+        print("\n".join(lines(report, colour=False)), flush=True)
+        print(f"ringmark: nothing was started; `ringmark resubmit --exclude-bad {run}` avoids bad nodes", flush=True)
+    return not bad
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -127,6 +147,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if (reason := run_folder.stop_reason(run)) is not None:
         print(f"ringmark: the run was asked to stop ({reason}); `ringmark resubmit {run}` goes on", flush=True)
         return STOPPED
+    if wanted.preflight and not healthy(wanted):
+        return CRASHED
     missing_attempts(run)
     number = len(attempts.read(run)[0])
     before = take_up(wanted, job, number)

@@ -16,12 +16,13 @@ class Case:
     ends: tuple[RankEnd, ...]
     nodes: tuple[NodeFacts, ...]
     started_s: float
-    world_size: int
+    world_size: int | None
+    """None if others watch the ranks of which nothing is said here."""
 
     @cached_property
     def unknown(self) -> tuple[int, ...]:
         """Ranks of whose end nothing is known."""
-        return tuple(sorted(set(range(self.world_size)) - {end.rank for end in self.ends}))
+        return tuple(sorted(set(range(self.world_size or 0)) - {end.rank for end in self.ends}))
 
     @cached_property
     def signals(self) -> tuple[str, ...]:

@@ -1,5 +1,6 @@
 """A process that outlives the launcher for a moment: whatever ends it, nothing of the launch stays behind."""
 
+import contextlib
 import os
 import shutil
 import signal
@@ -22,6 +23,7 @@ class Guardian:
         """
         read, self._write = os.pipe()
         launcher = os.getpid()
+        signal.pthread_sigmask(signal.SIG_BLOCK, IGNORED)  # until the guardian ignores them
         self.pid = os.fork()
         if self.pid == 0:
             os.close(self._write)
@@ -29,6 +31,7 @@ class Guardian:
                 _guard(read, folder, mark.encode(), child, launcher)
             finally:
                 os._exit(0)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, IGNORED)
         os.close(read)
 
     def watch(self, session: int) -> None:
@@ -40,15 +43,19 @@ class Guardian:
         os.close(self._write)
 
     def end(self) -> None:
-        """The launch is over: wait until everything of it is gone."""
-        os.close(self._write)
-        os.waitpid(self.pid, 0)
+        """The launch is over: wait until everything of it is gone. A handler of signals may call it meanwhile again."""
+        if self._write >= 0:
+            write, self._write = self._write, -1
+            os.close(write)
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(self.pid, 0)
 
 
 def _guard(read: int, folder: Path, mark: bytes, child: Callable[[], None] | None, launcher: int) -> None:
     os.setsid()  # a terminal's signals are the launcher's
     for number in IGNORED:
         signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, IGNORED)
     adopt_orphans()
     if child is not None and os.fork() == 0:
         os.close(read)

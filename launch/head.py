@@ -39,6 +39,8 @@ class Head:
         """Who is where, once all have joined."""
         self.refusal: str | None = None
         """Why they could not meet."""
+        self.stop: str | None = None
+        """Why the ranks are to save and stop."""
         self._ending_since: float | None = None
 
     def on_event(self, member: str, kind: str, data: Any) -> None:
@@ -63,6 +65,8 @@ class Head:
         node = self.nodes[member]
         if kind == "joined":
             node.joined = True
+            if self.stop is not None:  # it was not there when the others were told
+                hub.send(member, "stop", {"reason": self.stop})
         elif kind == "end":
             end = rank_end(data)
             node.ends[end.rank] = end

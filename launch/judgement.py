@@ -161,6 +161,8 @@ def _hang(case: Case) -> Finding | None:
     if early and not (early[0].finished and ranks):
         ranks = tuple(sorted(end.rank for end in early))
         sentence = f"{_leaving(early)}; {sentence}"
+    if not ranks and case.stalled_s is None and (waited := _timed_out(case)) is not None:
+        sentence = waited.sentence  # for somebody elsewhere, most likely
     if case.stalled_s is not None:
         sentence = f"nothing moved for {case.stalled_s:.0f} s: {sentence}"
     # The way to the place of the first odd one, or where everybody stands.
@@ -218,7 +220,7 @@ def _timed_out(case: Case) -> Finding | None:
         return None
     first = min(late, key=cause_s)
     assert first.words is not None
-    rest = set(range(case.world_size)) - {end.rank for end in case.victims}
+    rest = {*range(case.world_size or 0), *(end.rank for end in case.ends)} - {end.rank for end in case.victims}
     sentence = f"{name_ranks(end.rank for end in late)} waited in vain for others: {first.words.message}"
     details = [f"{name_ranks(rest)} did not say that {'they' if len(rest) > 1 else 'it'} waited"] if rest else []
     return Finding(code=HANG, cause="hang", sentence=sentence, time_s=cause_s(first), details=tuple(details))

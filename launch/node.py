@@ -23,6 +23,7 @@ from launch.torchrun_argv import TorchrunLine
 
 if TYPE_CHECKING:
     from launch.rendezvous import Company, Place
+    from launch.witness import Life
 
 POLL_S = 0.1
 
@@ -74,11 +75,16 @@ def company_of(member: Member, ranks: int) -> "Company":
     )
 
 
+def ready_to_stop(member: Member, lives: "Sequence[Life]") -> bool:
+    """Whether a signal would be understood: a rank that has not made a step yet would only die of it."""
+    return bool(lives) and (not member.spec.resumable or all(life.step is not None for life in lives))
+
+
 def obey(member: Member, launcher: Launcher) -> None:
     """Do what the head says, in a thread: ask the ranks to stop, or end them."""
     asked = False
     while not member.abort.wait(POLL_S):
-        if member.stop.is_set() and not asked and launcher.running():
+        if member.stop.is_set() and not asked and ready_to_stop(member, launcher.running()):
             asked = True
             for life in launcher.running():
                 kill(life.pid, signal.SIGUSR1 if member.spec.resumable else signal.SIGTERM)

@@ -56,6 +56,8 @@ class SubmitOptions:
     """Variables that the job gets although they look like secrets; others like them stay here."""
     hang_timeout: float | None = None
     """Seconds without progress after which all ranks are shown and ended; by default never."""
+    preflight: bool = False
+    """Have `ringmark doctor` look at all nodes of the job first, which takes about 10 s, and end it if one is bad."""
     max_restarts: int = 0
     """Restarts of all ranks within a job after one has failed."""
     max_attempts: int = 100
@@ -199,6 +201,7 @@ def specify(job: sbatch.Job, site: Site, options: SubmitOptions, fields: Mapping
         stop_margin_s=float(site.stop_margin_s),
         go_on="follow" if options.follow else "requeue" if options.requeue else "never",
         max_attempts=options.max_attempts,
+        preflight=options.preflight,
         exclude=tuple(filter(None, [site.exclude, options.exclude])),
         wrap=containers.wrap(site, folders),
         srun_options=containers.srun_options(site, folders, variables),

@@ -32,6 +32,9 @@ from launch.victims import is_victim
 VICTIM_WAIT_S = 3.0
 """How long a rank that only lost its peer waits to be ended; the launcher could not tell otherwise who was first."""
 
+TORCHS_OLD_SEED = 67280421310721
+"""With which every process begins in versions of torch that draw none."""
+
 
 def be_rank(birth: Birth, parent: int) -> int:
     """Become a rank in a fork of the nursery -> the exit code of the script."""
@@ -43,12 +46,20 @@ def be_rank(birth: Birth, parent: int) -> int:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ.update(birth.environment)
     _redirect(birth)
-    random.seed()
-    if "numpy" in sys.modules:
-        sys.modules["numpy"].random.seed()
+    _draw_seeds()
     if birth.threads is not None and "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(birth.threads)
     return _run(birth)
+
+
+def _draw_seeds() -> None:
+    """Random numbers of this rank's own, where a process that is started anew would have had its own."""
+    random.seed()
+    if "numpy" in sys.modules:
+        sys.modules["numpy"].random.seed()
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.initial_seed() != TORCHS_OLD_SEED:
+        torch.default_generator.seed()
 
 
 def _redirect(birth: Birth) -> None:
@@ -57,11 +68,15 @@ def _redirect(birth: Birth) -> None:
             file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
             os.dup2(file, descriptor)
             os.close(file)
-    # Line by line, so that the lines of ranks that share a terminal stay whole, and nothing is lost with a rank.
-    sys.stdout = io.TextIOWrapper(open(1, "wb", closefd=False), line_buffering=True)  # noqa: SIM115
-    stderr = open(2, "wb", closefd=False)  # noqa: SIM115
-    sys.stderr = io.TextIOWrapper(stderr, errors="backslashreplace", line_buffering=True)
+    sys.stdout, sys.stderr = _stream(1, sys.stdout), _stream(2, sys.stderr)
     sys.__stdout__, sys.__stderr__ = sys.stdout, sys.stderr  # type: ignore[misc]
+
+
+def _stream(descriptor: int, like: object) -> io.TextIOWrapper:
+    """Line by line, so that the lines of ranks that share a terminal stay whole, and nothing is lost with a rank."""
+    file = open(descriptor, "wb", closefd=False)  # noqa: SIM115
+    encoding, errors = getattr(like, "encoding", None), getattr(like, "errors", None)
+    return io.TextIOWrapper(file, encoding=encoding, errors=errors, line_buffering=True)
 
 
 def _run(birth: Birth) -> int:

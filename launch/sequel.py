@@ -14,6 +14,11 @@ from launch.spec import Spec
 from launch.verdict import Verdict
 
 BEGUN = "begun.json"
+STOPPING = "stopping.json"
+SAFETY = 2.0
+"""How much longer than ever before a stop may take."""
+LEAST_MARGIN_S = 30.0
+"""SLURM looks at the times of its jobs every half a minute."""
 
 
 def output_of(spec: Spec) -> Path | None:
@@ -25,6 +30,13 @@ def output_of(spec: Spec) -> Path | None:
         if word.startswith("--out="):
             return Path(spec.work_dir) / word.partition("=")[2]
     return None
+
+
+def margin_s(run: Path, default_s: float) -> float:
+    """How long before a job's end its ranks are asked to stop: from how long that took before, if it has happened."""
+    notes = [run_folder.read_json(folder / STOPPING) for folder in run_folder.attempts(run)]
+    took_s = [float(note["took_s"]) for note in notes if "took_s" in note]
+    return max(LEAST_MARGIN_S, SAFETY * max(took_s)) if took_s else default_s
 
 
 def take_up(spec: Spec, job: Job, number: int) -> Mapping[str, object]:

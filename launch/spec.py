@@ -51,6 +51,8 @@ class Spec:
     go_on: Literal["never", "requeue", "follow"] = "never"
     """After exit code 75, or a failure worth another try: nothing, scontrol requeue, or a follow-up job."""
     max_attempts: int = 100
+    preflight: bool = False
+    """Whether doctor looks at all nodes before the ranks start, and ends the job if one is bad."""
     exclude: tuple[str, ...] = ()
     """Nodes that must not be used."""
     wrap: tuple[str, ...] = ()

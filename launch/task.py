@@ -133,7 +133,7 @@ class Task:
         asked, end_at = False, None
         while life.end is None:
             time.sleep(POLL_S)
-            if self.member.stop.is_set() and not asked:
+            if self.member.stop.is_set() and not asked and (life.step is not None or not self.spec.resumable):
                 asked = True
                 kill(life.pid, signal.SIGUSR1 if self.spec.resumable else signal.SIGTERM)
             if end_at is None and (self.member.abort.is_set() or self.watch.hung()):

@@ -4,6 +4,7 @@ torchrun's parser takes prefixes of its options out of the script's own argument
 ambiguous), and it needs torch. Here all that follows the script is the script's.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -16,7 +17,7 @@ TAKE_A_VALUE = (
     *("node-rank", "master-addr", "master-port", "local-addr", "logs-specs", "numa-binding", "signals-to-handle"),
     "shutdown-timeout",
 )
-SWITCHES = ("standalone", "module", "no-python", "run-path", "use-env", "virtual-local-rank", "help")
+SWITCHES = ("standalone", "module", "no-python", "run-path", "virtual-local-rank", "help")
 SHORT = {"-m": "module", "-r": "redirects", "-t": "tee", "-h": "help"}
 OURS_TAKE_A_VALUE = ("topology", "run-dir", "verdict-dir", "hang-timeout", "preload")
 OUR_SWITCHES = ("plain", "quiet", "no-pin")
@@ -47,8 +48,9 @@ def _name(word: str) -> str:
     if word in short:
         return short[word]
     text = word.removeprefix("--").replace("_", "-")
-    known = (*TAKE_A_VALUE, *SWITCHES, *OURS_TAKE_A_VALUE, *OUR_SWITCHES)
-    matches = [text] if text in known else [name for name in known if word.startswith("--") and name.startswith(text)]
+    known = (*TAKE_A_VALUE, *SWITCHES)
+    matches = [name for name in known if word.startswith("--") and name.startswith(text)]
+    matches = [text] if text in (*known, *OURS_TAKE_A_VALUE, *OUR_SWITCHES) else matches
     if len(matches) == 1:
         return matches[0]
     expected = f"one of {', '.join('--' + name for name in matches)}" if matches else "an option of torchrun"
@@ -96,12 +98,12 @@ def _with_topology(line: TorchrunLine) -> TorchrunLine:
     text = line.ours.get("topology")
     if text is None:
         return line
-    nodes, _, ranks = text.rpartition("x")
-    if not ranks.isdigit() or not (nodes or "1").isdigit():
+    found = re.fullmatch(r"(?:([1-9]\d*)x)?([1-9]\d*)", text, re.ASCII)
+    if found is None:
         raise UsageError(f"expected -j as NODESxRANKS, such as 2x4, got {text!r}; or use --nproc-per-node")
     if {"nnodes", "nproc-per-node"} & set(line.given):
         raise UsageError(f"expected -j {text} or --nnodes and --nproc-per-node, got both; leave one out")
-    more = {"nnodes": nodes or "1", "nproc-per-node": ranks}
+    more = {"nnodes": found[1] or "1", "nproc-per-node": found[2]}
     words = [word for name, value in more.items() for word in (f"--{name}", value)]
     return TorchrunLine(
         torchrun=(*line.torchrun, *words),

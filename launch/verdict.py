@@ -44,8 +44,11 @@ class Verdict:
     nodes: tuple[NodeFacts, ...]
 
 
-def judge(ends: Iterable[RankEnd], nodes: Iterable[NodeFacts], *, started_s: float, world_size: int) -> Verdict:
-    """Tell cause from consequence. `started_s` is on the clock of the ends; ranks that ended unseen may be absent."""
+def judge(ends: Iterable[RankEnd], nodes: Iterable[NodeFacts], *, started_s: float, world_size: int | None) -> Verdict:
+    """Tell cause from consequence. `started_s` is on the clock of the ends; ranks that ended unseen may be absent.
+
+    Without a `world_size` there may be more ranks, which other launchers judge.
+    """
     case = Case(
         ends=tuple(sorted(ends)),
         nodes=tuple(sorted(nodes, key=lambda node: node.node_rank)),
