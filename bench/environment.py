@@ -22,14 +22,15 @@ def _cpu_name() -> str | None:
 
 def capture(ctx: DistContext) -> dict[str, Any]:
     """The environment of a record; unknown is None. Every rank must call this."""
-    nodes = len({node for node, _ in ctx.gather([ctx.node_rank, socket.gethostname()])})
+    told = ctx.gather([ctx.node_rank, socket.gethostname(), sorted(os.sched_getaffinity(0))])
+    here = [cpus for node, _, cpus in told if node == ctx.node_rank]  # each rank may have a slice of its own
     on_gpu = ctx.device.type == "cuda"
     nccl = ".".join(map(str, torch.cuda.nccl.version())) if on_gpu else None
     return {
         "host": socket.gethostname(),
-        "nodes": nodes,
+        "nodes": len({node for node, _, _ in told}),
         "cpu": _cpu_name(),
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": len(set().union(*here)),
         "device": torch.cuda.get_device_name(ctx.device) if on_gpu else "cpu",
         "gpus": torch.cuda.device_count() if on_gpu else 0,
         "python": platform.python_version(),

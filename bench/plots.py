@@ -6,6 +6,7 @@ from io import BytesIO
 from typing import Any
 from xml.etree import ElementTree
 
+from bench.plots_step import HeatMap, paint, words
 from bench.section import Plot, Series
 from bench.text import clean, number, percent
 
@@ -52,10 +53,12 @@ def svg(plot: Plot, identity: str) -> str:
         rows = -(-len(plot.series) // columns)
         figure = Figure(figsize=(WIDTH_IN, HEIGHT_IN + LEGEND_ROW_IN * rows), layout="constrained")
         axes = figure.add_subplot()
-        for place, series in enumerate(_with_marks(plot.series)):
-            _draw(axes, series, place, _offset(plot, place))
-        _dress(axes, plot)
-        figure.legend(loc="outside lower left", ncols=columns, fontsize=9, handlelength=3.2)
+        if not paint(figure, axes, plot, COLOURS, INK):
+            for place, series in enumerate(_with_marks(plot.series)):
+                _draw(axes, series, place, _offset(plot, place))
+            _dress(axes, plot)
+        if not isinstance(plot, HeatMap):  # its colours have a bar of their own
+            figure.legend(loc="outside lower left", ncols=columns, fontsize=9, handlelength=3.2)
         buffer = BytesIO()
         metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
         FigureCanvasSVG(figure).print_svg(buffer, metadata=metadata)
@@ -64,12 +67,14 @@ def svg(plot: Plot, identity: str) -> str:
 
 def alternative(plot: Plot) -> str:
     """The plot in words: what is on the axes, and where each line begins and ends."""
+    if (told := words(plot)) is not None:
+        return told
     lines = [f"{clean(plot.title)}: {clean(plot.y_label)} against {clean(plot.x_label)}."]
     for series in plot.series:
         if series.points:
             ends = [series.points[0], series.points[-1]] if len(series.points) > 1 else [series.points[0]]
-            words = " to ".join(f"{percent(y) if plot.y_percent else number(y)} at {number(x)}" for x, y in ends)
-            lines.append(f"{clean(series.label)}: {words}.")
+            told = " to ".join(f"{percent(y) if plot.y_percent else number(y)} at {number(x)}" for x, y in ends)
+            lines.append(f"{clean(series.label)}: {told}.")
     return " ".join(lines)
 
 

@@ -38,7 +38,9 @@ def backward(trainer: Trainer, batch: Batch, phase: Phase) -> Tensor:
                 # finite gradients, from which the other ranks would learn nothing of it.
                 one_or_nan = total.detach() * 0 + 1
                 loss = total * (ctx.world_size / batch.global_count) * one_or_nan
+            trainer.mark("forward")
             trainer.scaler.scale(loss).backward(inputs=changed)
+            trainer.mark("backward")
         seen.append(losses.detach())
     return seen[0] if parts == 1 else torch.cat(seen)
 
@@ -61,7 +63,10 @@ def train_step(trainer: Trainer, batch: Batch) -> Tensor:
     """
     task = trainer.task
     batch = task.prepare(trainer, batch)
-    updates = [_update(trainer, batch, phase) for phase in task.phases]
+    updates = []
+    for phase in task.phases:
+        updates.append(_update(trainer, batch, phase))
+        trainer.mark("optimizer")
     if updates[-1].done:
         trainer.scheduler.step()
         if trainer.ema is not None:

@@ -27,6 +27,10 @@ BY_PARTS = ("ddp", "ddp-spawn", "single")
 """Strategies that can wrap the parts of a model by themselves."""
 
 
+def unmarked(name: str) -> None:
+    """What `Trainer.mark` is where nobody measures."""
+
+
 @dataclass
 class Trainer:
     """Everything that a training step reads and changes."""
@@ -50,6 +54,8 @@ class Trainer:
     """Steps without an update because an fp16 gradient overflowed."""
     grad_norm: Tensor | None = None
     """Norm of the last step's gradients before clipping, float32 [], on the device; None if they were scaled."""
+    mark: Callable[[str], None] = unmarked
+    """Called with `forward`, `backward` or `optimizer` when that part of a step has been issued."""
 
     def train_mode(self) -> None:
         """Put the model into training mode."""
