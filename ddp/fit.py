@@ -142,7 +142,8 @@ def _begun(loader: Loader, trainer: Trainer, monitor: Monitor) -> Iterable[Batch
 def _evaluate(trainer: Trainer, loader: Loader, progress: Progress, result: dict[str, Any], monitor: Monitor) -> None:
     """Add the results of the epoch to those of the run, and write weights that are the best or the last."""
     config, module = trainer.config, trainer.module
-    loader.on_batch = monitor.alive
+    if isinstance(loader, Loader):  # episodes have no batches
+        loader.on_batch = monitor.alive
     if not config.equal_buffers:
         merge_running_statistics(module, trainer.ctx.group)
     with nullcontext() if trainer.ema is None else trainer.ema.applied(module):

@@ -8,7 +8,6 @@ import os
 import signal
 import socket
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -20,9 +19,8 @@ from launch.deadline import Deadline
 from launch.guardian import Guardian
 from launch.nursery import Nursery
 from launch.processes import kill
-from launch.reporter import VARIABLE
+from launch.reporter import SOCKET, VARIABLE, private_path
 from launch.torchrun_argv import TorchrunLine, split
-from launch.witness import SOCKET
 
 if TYPE_CHECKING:
     from launch.events import RankEnd
@@ -68,7 +66,7 @@ class Launcher:
         self.signals: list[int] = []
         self.witness: Witness | None = None
         self.watch: Watch | None = None
-        self.folder = Path(tempfile.gettempdir(), f"ringmark-{os.urandom(8).hex()}")
+        self.folder = private_path()
         self.nursery = Nursery() if self.why_plain is None else None
         self.guardian = self._first_processes()
         self.folder.mkdir(mode=0o700)  # now that there is somebody who removes it, whatever happens here

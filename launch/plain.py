@@ -5,10 +5,8 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from dataclasses import replace
-from pathlib import Path
 from types import FrameType
 
 from launch.cpus import gpu_bus_ids, plan
@@ -19,11 +17,11 @@ from launch.nursery import Birth
 from launch.oom import OomCounter
 from launch.processes import descendants, kill
 from launch.rank import to_argument
-from launch.reporter import VARIABLE
+from launch.reporter import SOCKET, VARIABLE, private_path
 from launch.spec import Spec
 from launch.torchrun import BOOT
 from launch.watch import Watch
-from launch.witness import SOCKET, Life, Witness
+from launch.witness import Life, Witness
 
 PASSED_ON = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 POLL_S = 0.1
@@ -34,7 +32,8 @@ def run_torchrun(wanted: Spec, attempt: int, name: str, ranks: int) -> int:
 
     Ranks still speak of their own ends; of one that is killed, only torchrun's exit code is known.
     """
-    folder = Path(tempfile.mkdtemp(prefix="ringmark-"))
+    folder = private_path()
+    folder.mkdir(mode=0o700)
     guardian = Guardian(folder, f"{VARIABLE}={folder / SOCKET}", None)
     try:
         member = Member(wanted, attempt, name)

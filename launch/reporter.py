@@ -3,19 +3,31 @@
 import json
 import os
 import socket
+import tempfile
 import time
 import traceback
 from collections.abc import Mapping
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from launch.events import LastWords
 
 VARIABLE = "RINGMARK_RANK_SOCKET"
 """Tells a rank where its launcher listens, beside torchrun's own variables."""
+SOCKET = "ranks.sock"
+LONGEST_PATH = 100
+"""Bytes of a socket's path; Linux takes 107."""
 LONGEST_MESSAGE = 2000
 TRACEBACK_LINES = 20
 LONGEST_LINE = 500
+
+
+def private_path() -> Path:
+    """Where a launch can have a folder of its own, which holds a socket: among temporary files, but never too deep."""
+    name = f"ringmark-{os.urandom(8).hex()}"
+    wanted = Path(tempfile.gettempdir(), name)
+    return wanted if len(os.fsencode(wanted / SOCKET)) <= LONGEST_PATH else Path("/tmp", name)
 
 
 class Reporter:

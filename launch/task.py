@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Sequence
@@ -26,10 +25,10 @@ from launch.nursery import Birth
 from launch.oom import OomCounter
 from launch.processes import kill
 from launch.rank import to_argument
-from launch.reporter import VARIABLE
+from launch.reporter import SOCKET, VARIABLE, private_path
 from launch.torchrun import BOOT
 from launch.watch import Watch
-from launch.witness import SOCKET, Life, Witness
+from launch.witness import Life, Witness
 
 PASSED_ON = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
 GRACE_S = 30.0
@@ -42,7 +41,8 @@ class Task:
     def __init__(self, wanted: spec.Spec, attempt: int, name: str) -> None:
         self.spec, self.name = wanted, name
         self.host, _, self.local_rank = name.rpartition(".")
-        self.folder = Path(tempfile.mkdtemp(prefix="ringmark-"))
+        self.folder = private_path()
+        self.folder.mkdir(mode=0o700)
         self.guardian = Guardian(self.folder, f"{VARIABLE}={self.folder / SOCKET}", None)  # before any thread
         self.signals: list[int] = []
         self.life: Life | None = None

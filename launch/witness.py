@@ -14,9 +14,9 @@ from typing import Any
 
 from launch.events import LastWords, RankEnd
 from launch.nursery import Nursery
+from launch.reporter import SOCKET
 from launch.victims import words_in_log
 
-SOCKET = "ranks.sock"
 LARGEST_MESSAGE = 1 << 18
 
 

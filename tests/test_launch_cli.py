@@ -25,7 +25,7 @@ def command(*argv: str, cwd: Path | None = None) -> subprocess.CompletedProcess[
 
 
 MISTAKES = {
-    "trian": "expected a command (train, bench, gradcheck, judge, report, submit, list, demo), got 'trian'",
+    "trian": "expected a command (train, run, bench, gradcheck, judge, report, doctor, submit, ",
     "train --model resnet18-cfar": "did you mean resnet18-cifar",
     "train --data mnits": "got 'mnits'; did you mean mnist or digits?",
     "train --strategy dpp": "expected a strategy (auto, ddp, ddp-spawn, dp, fsdp2, single), got 'dpp'",
@@ -36,7 +36,7 @@ MISTAKES = {
     "train --nproc-per-node 3 --global-batch-size 2": "use 3, or --batch-size",
     "train --nproc-per-node 2000 --data digits --batch-size 1": "for each of the 2000 ranks, got 1437; use fewer ranks",
     "train --nproc-per-node 0": "expected --nproc-per-node of at least 1, got 0",
-    "bench": "expected the name of a benchmark (loader, loop-cost, models, scaling), got none",
+    "bench": "expected the name of a benchmark (checkpoint, collectives, ",
     "bench scalign": "did you mean scaling",
     "bench scaling --ranks 1,3": "a --batch-size that 3 ranks can share equally in strong scaling, got 16",
     "bench scaling --model nope": "expected a model",
@@ -44,7 +44,7 @@ MISTAKES = {
     "report /nowhere": "expected a folder with records.jsonl, got /nowhere",
     "report": "expected one folder with records",
     "list modles": "expected one of models, data, tasks, cases, strategies, sites, got modles",
-    "submit --site local": "expected train or bench after --, got nothing",
+    "submit --site local": "expected train, bench or run after --, got nothing",
     "submit --site nowhere -- train": "nowhere",
 }
 
