@@ -12,6 +12,7 @@ USAGE = """usage: ringmark COMMAND [OPTIONS]
   run       launch any torchrun script: `ringmark run --nproc-per-node 2 script.py ARGS`
   bench     measure: `ringmark bench scaling --model resnet18-cifar --ranks 1,2`
   demo      train and measure in a few minutes
+  startup   how long ranks take to start, against torchrun and a bare import of torch
   doctor    check this machine, or all nodes of this job, before you train
 
   on a SLURM cluster
@@ -77,6 +78,12 @@ def _submit(argv: Sequence[str]) -> int:
     return submit(argv)
 
 
+def _startup(argv: Sequence[str]) -> int:
+    from launch.startup import startup
+
+    return startup(argv)
+
+
 def _doctor(argv: Sequence[str]) -> int:
     from launch.doctor import doctor
 
@@ -132,6 +139,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "gradcheck": _gradcheck,
     "judge": _judge,
     "report": _report,
+    "startup": _startup,
     "doctor": _doctor,
     "submit": _submit,
     "explain": _explain,

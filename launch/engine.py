@@ -2,6 +2,7 @@
 
 import logging
 import os
+import socket
 import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from torch.distributed.run import config_from_args, get_args_parser, parse_min_max_nnodes
 
 from launch import rendezvous
+from launch.addresses import interface_of
 from launch.cpus import CpuMap, compact, gpu_bus_ids, plan
 from launch.nursery import Nursery
 from launch.oom import OomCounter
@@ -63,7 +65,21 @@ def variables(options: Any, threads: str) -> dict[str, str]:
         # What listens for its peers does so where nobody else can connect.
         loopback = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
         found |= {name: value for name, value in loopback.items() if name not in os.environ}
+    elif options.rdzv_backend == "static" and "GLOO_SOCKET_IFNAME" not in os.environ:
+        # gloo would take the interface of this host's name, which on many machines is loopback.
+        interface = _interface_to((options.rdzv_endpoint or options.master_addr).partition(":")[0])
+        found |= {} if interface is None else {"GLOO_SOCKET_IFNAME": interface}
     return found
+
+
+def _interface_to(host: str) -> str | None:
+    """The network interface through which the first node is reached; None if that cannot be told."""
+    try:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            probe.connect((host, 9))  # nothing is sent
+            return interface_of(probe.getsockname()[0])
+    except (OSError, ValueError):
+        return None
 
 
 def cpu_map(ranks: int, environ: dict[str, str]) -> CpuMap:

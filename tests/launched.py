@@ -2,6 +2,7 @@
 
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -22,14 +23,19 @@ def meet(timeout_s: float = 60) -> None:
 
 
 def fail_first(how: str) -> None:
-    """The last rank fails 20 ms before rank 0 reacts, which ends by itself with another code."""
+    """The last rank fails; 20 ms after it is gone the others react, and end by themselves with another code."""
     meet()
+    pids = [torch.zeros(1, dtype=torch.int64) for _ in range(LAST + 1)]
+    dist.all_gather(pids, torch.tensor([os.getpid()]))
+    last = os.pidfd_open(int(pids[LAST]))
+    dist.barrier()
     if RANK == LAST:
         if how == "raise":
             raise ValueError("the last rank is broken")
         if how == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
         os._exit(42)
+    select.select([last], [], [])
     time.sleep(0.02)
     os._exit(7)
 

@@ -1,0 +1,122 @@
+"""Processes as Linux shows them: real ones, that hide as well as they can."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from launch.processes import descendants, kill, sweep
+from tests.launches import ROOT, processes_of
+
+NEST = """
+import os, sys, time
+sys.path.insert(0, sys.argv[1])
+from launch.processes import adopt_orphans, name_process
+adopt_orphans()
+name_process("a name that is too long for it")
+if os.fork() == 0:
+    os.setsid()
+    if os.fork() == 0:      # an orphan in a session of its own, which the one above adopts
+        for descriptor in range(3):
+            os.close(descriptor)
+        time.sleep(1000)
+    os._exit(0)
+print("up", flush=True)
+time.sleep(1000)
+"""
+HEIR = """
+import os, sys, time
+sys.path.insert(0, sys.argv[1])
+from launch.processes import die_with
+parent = os.getpid()
+if os.fork() == 0:
+    die_with(parent if sys.argv[2] == "real" else 1)
+    print("up", flush=True)
+    time.sleep(1000)
+os.wait()
+"""
+
+
+def start(folder: Path, code: str, *words: str, **more: str) -> subprocess.Popen[str]:
+    """A Python process, marked so that its descendants can be found."""
+    return subprocess.Popen(
+        [sys.executable, "-c", code, str(ROOT), *words],
+        env=os.environ | {"TMPDIR": str(folder)} | more,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def until(found: object, folder: Path, count: int) -> bool:
+    """Whether so many processes of a folder are there before long."""
+    deadline = time.monotonic() + 10
+    while len(processes_of(folder)) != count and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return len(processes_of(folder)) == count
+
+
+@pytest.fixture
+def nest(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    process = start(tmp_path, NEST)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "up\n"
+    assert until("an orphan", tmp_path, 2)
+    yield process
+    for pid in processes_of(tmp_path):
+        kill(pid, signal.SIGKILL)
+    process.communicate()
+
+
+def test_orphans_descend_from_who_adopts_them(tmp_path: Path, nest: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 10
+    while len(descendants(nest.pid)) != 1 and time.monotonic() < deadline:
+        time.sleep(0.02)  # the one between has not ended yet
+    assert descendants(nest.pid) == set(processes_of(tmp_path)) - {nest.pid}
+    assert Path(f"/proc/{nest.pid}/comm").read_text() == "a name that is \n"
+
+
+def test_a_sweep_ends_what_descends_and_spares_who_it_is_told_to(tmp_path: Path, nest: subprocess.Popen[str]) -> None:
+    assert sweep(nest.pid, (), b"NO=mark", spared={nest.pid}) >= 1
+    assert processes_of(tmp_path) == [nest.pid]
+    assert nest.poll() is None
+
+
+def test_a_sweep_ends_what_has_a_session_or_a_mark(tmp_path: Path) -> None:
+    by_session = start(tmp_path, "import time; time.sleep(1000)")
+    by_mark = start(tmp_path, "import time; time.sleep(1000)", RINGMARK_TEST="mine")
+    other = start(tmp_path, "import time; time.sleep(1000)", RINGMARK_TEST="mine too")
+    assert until("all", tmp_path, 3)
+    try:
+        assert sweep(os.getppid() if os.getppid() == 1 else other.pid, [by_session.pid], b"RINGMARK_TEST=mine", ()) == 2
+        assert [by_session.wait(5), by_mark.wait(5)] == [-signal.SIGKILL] * 2
+        assert other.poll() is None
+    finally:
+        for process in (by_session, by_mark, other):
+            process.kill()
+            process.communicate()
+
+
+@pytest.mark.parametrize(("parent", "left"), [("real", 2), ("another", 1)])
+def test_a_child_dies_with_its_parent_also_if_that_has_happened(tmp_path: Path, parent: str, left: int) -> None:
+    process = start(tmp_path, HEIR, parent)
+    assert process.stdout is not None
+    if parent == "real":
+        assert process.stdout.readline() == "up\n"
+        assert len(processes_of(tmp_path)) == left
+        process.kill()
+        assert until("nobody", tmp_path, 0)
+    else:
+        assert process.stdout.read() == ""  # its child ended at once, and so did it
+    process.communicate()
+
+
+def test_who_is_gone_cannot_be_killed_and_that_is_fine() -> None:
+    process = subprocess.Popen(["true"])
+    process.wait()
+    kill(process.pid, signal.SIGKILL)
