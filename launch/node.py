@@ -121,7 +121,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return MISTAKE
     finally:
         if launcher is not None:
-            launcher.guardian.end()
+            launcher.end()
 
 
 def entry() -> NoReturn:

@@ -70,7 +70,7 @@ def test_the_watch_sees_this_process_work() -> None:
     found = between(before, watch.read())
     assert found["own_cpu_s"] >= 0.1
     assert found["cpu_s"]["busy"] >= 0.05
-    assert found["cpu_s"]["total"] >= found["cpu_s"]["busy"] + found["cpu_s"]["steal"]
+    assert found["cpu_s"]["total"] >= found["cpu_s"]["busy"] + found["cpu_s"]["steal"] - 1e-6
     assert found["load_1m"] >= 0
     assert found["energy_j"] is None
     assert found["gpu_throttle"] is None

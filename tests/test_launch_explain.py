@@ -42,7 +42,7 @@ def test_everything_is_told_and_nothing_is_written(here: Path, capsys: pytest.Ca
     assert all(line.endswith(" \\") for line in told["sbatch"][:-1])
     srun = " ".join(told["srun, on the first node"])
     assert "srun --kill-on-bad-exit=1 --nodes=2 --ntasks=2 --ntasks-per-node=1 --cpus-per-task=32" in srun
-    assert "-m launch.node --spec" in srun.replace("\\     ", "")
+    assert "boot.py node --spec" in srun.replace("\\     ", "")
     rows = [line.split() for line in told["ranks"]]
     assert [row[:3] for row in rows[1:]] == [[str(r), str(r // 3), str(r % 3)] for r in range(6)]
     assert rows[5][3:8] == ["10", "of", "32", "GPU", "1"]
@@ -54,7 +54,9 @@ def test_everything_is_told_and_nothing_is_written(here: Path, capsys: pytest.Ca
 def test_srun_starts_every_rank_in_its_own_mode(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     told = explained(capsys, "--site", "gpu-example", "--mode", "srun")
 
-    assert "--ntasks=4 --ntasks-per-node=4 --cpus-per-task=8" in " ".join(told["srun, on the first node"])
+    assert "--ntasks=4 --distribution=arbitrary --overcommit --cpu-bind=none" in " ".join(
+        told["srun, on the first node"]
+    )
 
 
 def test_what_only_slurm_decides_is_not_made_up(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -76,8 +78,9 @@ def test_an_image_is_part_of_the_step(here: Path, capsys: pytest.CaptureFixture[
     }
 
     assert " apptainer exec --nv --bind " in lines["apptainer"]
-    assert " --bind /scratch /project/images/torch.sif python3 -m launch.node --spec " in lines["apptainer"]
+    assert " --bind /scratch /project/images/torch.sif python3 " in lines["apptainer"]
+    assert "/launch/boot.py node --spec " in lines["apptainer"]
     assert " --container-image=/project/images/torch.sqsh " in lines["pyxis"]
     assert ",/raid:/data " in lines["pyxis"]
-    assert " --container-env=PYTHONPATH,PYTHONSAFEPATH,NCCL_IB_HCA python3 -m launch.node" in lines["pyxis"]
+    assert " --container-env=PYTHONPATH,PYTHONSAFEPATH,NCCL_IB_HCA python3 " in lines["pyxis"]
     assert os.getcwd() in lines["apptainer"]

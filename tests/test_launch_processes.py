@@ -19,13 +19,15 @@ sys.path.insert(0, sys.argv[1])
 from launch.processes import adopt_orphans, name_process
 adopt_orphans()
 name_process("a name that is too long for it")
-if os.fork() == 0:
+between = os.fork()
+if between == 0:
     os.setsid()
     if os.fork() == 0:      # an orphan in a session of its own, which the one above adopts
         for descriptor in range(3):
             os.close(descriptor)
         time.sleep(1000)
     os._exit(0)
+os.waitpid(between, 0)
 print("up", flush=True)
 time.sleep(1000)
 """
@@ -53,12 +55,14 @@ def start(folder: Path, code: str, *words: str, **more: str) -> subprocess.Popen
     )
 
 
-def until(found: object, folder: Path, count: int) -> bool:
+def until(folder: Path, count: int) -> bool:
     """Whether so many processes of a folder are there before long."""
     deadline = time.monotonic() + 10
-    while len(processes_of(folder)) != count and time.monotonic() < deadline:
+    while len(processes_of(folder)) != count:
+        if time.monotonic() > deadline:
+            return False
         time.sleep(0.02)
-    return len(processes_of(folder)) == count
+    return True
 
 
 @pytest.fixture
@@ -66,7 +70,7 @@ def nest(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     process = start(tmp_path, NEST)
     assert process.stdout is not None
     assert process.stdout.readline() == "up\n"
-    assert until("an orphan", tmp_path, 2)
+    assert until(tmp_path, 2)
     yield process
     for pid in processes_of(tmp_path):
         kill(pid, signal.SIGKILL)
@@ -74,9 +78,6 @@ def nest(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
 
 
 def test_orphans_descend_from_who_adopts_them(tmp_path: Path, nest: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + 10
-    while len(descendants(nest.pid)) != 1 and time.monotonic() < deadline:
-        time.sleep(0.02)  # the one between has not ended yet
     assert descendants(nest.pid) == set(processes_of(tmp_path)) - {nest.pid}
     assert Path(f"/proc/{nest.pid}/comm").read_text() == "a name that is \n"
 
@@ -91,9 +92,9 @@ def test_a_sweep_ends_what_has_a_session_or_a_mark(tmp_path: Path) -> None:
     by_session = start(tmp_path, "import time; time.sleep(1000)")
     by_mark = start(tmp_path, "import time; time.sleep(1000)", RINGMARK_TEST="mine")
     other = start(tmp_path, "import time; time.sleep(1000)", RINGMARK_TEST="mine too")
-    assert until("all", tmp_path, 3)
+    assert until(tmp_path, 3)
     try:
-        assert sweep(os.getppid() if os.getppid() == 1 else other.pid, [by_session.pid], b"RINGMARK_TEST=mine", ()) == 2
+        assert sweep(other.pid, [by_session.pid], b"RINGMARK_TEST=mine", ()) == 2
         assert [by_session.wait(5), by_mark.wait(5)] == [-signal.SIGKILL] * 2
         assert other.poll() is None
     finally:
@@ -110,7 +111,7 @@ def test_a_child_dies_with_its_parent_also_if_that_has_happened(tmp_path: Path, 
         assert process.stdout.readline() == "up\n"
         assert len(processes_of(tmp_path)) == left
         process.kill()
-        assert until("nobody", tmp_path, 0)
+        assert until(tmp_path, 0)
     else:
         assert process.stdout.read() == ""  # its child ended at once, and so did it
     process.communicate()
