@@ -108,7 +108,7 @@ def test_a_preempted_run_goes_on_and_ends_as_if_nothing_had_happened(
 def test_a_run_longer_than_its_jobs_time_goes_on_in_another(
     slurm_cluster: Cluster, place: Path, tmp_path: Path, undisturbed: dict[str, torch.Tensor]
 ) -> None:
-    site = 'time = "00:01:00"\ncpus_per_task = 2\nstop_margin_s = 40\n'  # so each job has about 20 s
+    site = 'time = "00:01:00"\ncpus_per_task = 2\nstop_margin_s = 48\n'  # so the first job has about 12 s
     (tmp_path / "site.toml").write_text(site)
     run, out = start(slurm_cluster, place, tmp_path, "--follow")
     wait_for(lambda: len(run.job_ids) > 1, "the follow-up job")
