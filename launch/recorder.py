@@ -116,6 +116,5 @@ def last_collectives(rank: int) -> list[Collective]:
                 name=str(entry.get("profiling_name", "")).rpartition(":")[2],
                 done=bool(entry.get("retired", False)),
             )
-            if group not in latest or one.number >= latest[group].number:
-                latest[group] = one
+            latest[group] = one  # the records are in order; their numbers begin again with a group that is made anew
     return list(latest.values())

@@ -50,6 +50,28 @@ def test_ranks_tell_what_they_began(tmp_path: Path) -> None:
             )
 
 
+def test_a_group_that_was_made_anew_counts_from_one(tmp_path: Path) -> None:
+    """As a fork does that inherits its parent's records, and a script that destroys its group and joins again."""
+
+    def work(rank: int) -> None:
+        for name in ("second", "third"):
+            dist.destroy_process_group()
+            dist.init_process_group("gloo", store=dist.FileStore(str(tmp_path / name), 2), rank=rank, world_size=2)
+        serve(tmp_path / f"{rank}.stack", rank)
+        if rank == 0:
+            dist.all_reduce(torch.ones(1))
+        os.read(os.pipe()[0], 1)
+
+    def joined(rank: int) -> None:
+        for _ in range(5):
+            dist.barrier()
+        work(rank)
+
+    with hanging_ranks(joined, 2, tmp_path) as handles:
+        files = [handle.stack_file for handle in handles]
+        wait_until(lambda: [(one.rank, one.number, one.name) for one in ask(files)][:1] == [(0, 1, "all_reduce")])
+
+
 def test_nobody_answers(tmp_path: Path) -> None:
     assert ask([tmp_path / "none"]) == ()
     os.mkfifo(tmp_path / "gone.ask")
