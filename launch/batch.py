@@ -23,7 +23,9 @@ from launch.exit_codes import CRASHED, DONE, MISTAKE, STOPPED
 from launch.head import Head
 from launch.hub import Hub
 from launch.job import Job, members_of, read_job, srun_command
+from launch.private_files import write_json, write_private
 from launch.sequel import STOPPING, margin_s, missing_attempts, record, take_up
+from launch.slurm_text import SlurmError
 from launch.verdict import Verdict, judge, write
 
 HUB_FILE = "hub.json"
@@ -56,20 +58,22 @@ class Batch:
         for number in (*TO_STOP, *TO_END):
             signal.signal(number, self._handle)
         with Hub(token, names, self.head.on_event, interface=self.spec.interface) as hub:
-            run_folder.write_json(state / HUB_FILE, {"endpoints": hub.endpoints, "token": token})
+            write_json(state / HUB_FILE, {"endpoints": hub.endpoints, "token": token})
             command = srun_command(self.spec, self.job.cpus_per_task, self.number, [node for _, node in self.members])
             environment = os.environ | self._hosts(state)
-            with (
-                subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL) as step,
-                Deadline(
-                    lambda reason: self._stop(hub, reason),
-                    margin_s=margin_s(self.run, self.spec.stop_margin_s),
-                    stop_file=self.run / run_folder.STOP,
-                    end_time=lambda: end_time_s(self.job.job_id),
-                ),
-            ):
-                self._follow(hub, step)
-        (state / HUB_FILE).unlink()  # nobody is to find the token of a launch that is over
+            try:
+                with (
+                    subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL) as step,
+                    Deadline(
+                        lambda reason: self._stop(hub, reason),
+                        margin_s=margin_s(self.run, self.spec.stop_margin_s),
+                        stop_file=self.run / run_folder.STOP,
+                        end_time=lambda: end_time_s(self.job.job_id),
+                    ),
+                ):
+                    self._follow(hub, step)
+            finally:
+                (state / HUB_FILE).unlink()  # nobody is to find the token of a launch that is over
         return self._judged()
 
     def _hosts(self, state: Path) -> dict[str, str]:
@@ -77,7 +81,7 @@ class Batch:
         if self.spec.mode != "srun":
             return {}
         file = state / "hosts"
-        run_folder.write_private(file, "".join(f"{node}\n" for _, node in self.members))
+        write_private(file, "".join(f"{node}\n" for _, node in self.members))
         return {"SLURM_HOSTFILE": str(file)}
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
@@ -95,7 +99,7 @@ class Batch:
             self.head.hear(hub, POLL_S)
             if self.head.plan is not None and not known_plan:
                 known_plan = True
-                run_folder.write_json(self.folder / "nodes.json", self.head.plan | {"members": self.members})
+                write_json(self.folder / "nodes.json", self.head.plan | {"members": self.members})
             if not told_stop and any(number in TO_STOP for number in self.signals):
                 told_stop = True
                 self._stop(hub, "a signal came")
@@ -106,7 +110,7 @@ class Batch:
                 self.head.all_lost(hub, f"its launcher ended without a word (srun: exit code {step.returncode})")
         hub.broadcast("over", {"code": self._judged().code})
         if self.stopping_s is not None:
-            run_folder.write_json(self.folder / STOPPING, {"took_s": time.monotonic() - self.stopping_s})
+            write_json(self.folder / STOPPING, {"took_s": time.monotonic() - self.stopping_s})
         try:
             step.wait(GOODBYE_S)
         except subprocess.TimeoutExpired:
@@ -126,20 +130,16 @@ def healthy(wanted: spec.Spec) -> bool:
     bad = [finding for finding in report.findings if finding.level == "error"]
     if bad:
         print("\n".join(lines(report, colour=False)), flush=True)
-        print(f"ringmark: nothing was started; `ringmark resubmit --exclude-bad {run}` avoids bad nodes", flush=True)
+        hint = f"; `ringmark resubmit --exclude-bad {run}` avoids bad nodes" if report.exclude else ""
+        print(f"ringmark: nothing was started{hint}", flush=True)
     return not bad
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run one attempt; returns the job's exit code."""
-    parser = argparse.ArgumentParser(prog="launch.batch", description=__doc__, allow_abbrev=False)
-    parser.add_argument("--spec", type=Path, required=True, metavar="FILE")
-    options = parser.parse_args(argv)
-    try:
-        wanted, job = spec.read(options.spec), read_job(os.environ)
-    except ValueError as error:
-        print(f"launch.batch: {error}", file=sys.stderr)
-        return MISTAKE
+def attempt(wanted: spec.Spec, job: Job) -> int:
+    """Run one attempt, and have the next one follow -> the job's exit code.
+
+    Raises ValueError for what cannot be started, OSError and SlurmError for what broke.
+    """
     run = Path(wanted.run_dir)
     if run_folder.is_done(run):
         print("ringmark: the run is done already; this job has nothing to do", flush=True)
@@ -153,11 +153,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     number = len(attempts.read(run)[0])
     before = take_up(wanted, job, number)
     batch = Batch(wanted, job, number)
-    try:
-        verdict = batch.launch()
-    except (OSError, ValueError) as error:
-        print(f"launch.batch: {error}", file=sys.stderr)
-        return CRASHED
+    verdict = batch.launch()
     ending = how_it_ends(job.job_id, job.restarts)
     for line in verdict.lines:
         print(f"ringmark: {line}", flush=True)
@@ -165,6 +161,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"ringmark: {batch.head.refusal}", flush=True)
     write(verdict, batch.folder)
     return record(wanted, job, verdict, ending, before)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one attempt; returns the job's exit code."""
+    parser = argparse.ArgumentParser(prog="launch.batch", description=__doc__, allow_abbrev=False)
+    parser.add_argument("--spec", type=Path, required=True, metavar="FILE")
+    options = parser.parse_args(argv)
+    try:
+        return attempt(spec.read(options.spec), read_job(os.environ))
+    except (OSError, ValueError, SlurmError) as error:
+        print(f"launch.batch: {error}", file=sys.stderr)
+        return MISTAKE if isinstance(error, ValueError) else CRASHED
 
 
 if __name__ == "__main__":

@@ -60,7 +60,7 @@ def find(case: Case) -> Finding:
 
 
 def _stopped(case: Case) -> Finding | None:
-    if case.unknown or case.stalled_s is not None or any(end.code != STOPPED for end in case.ends):
+    if not case.ends or case.unknown or case.stalled_s is not None or any(end.code != STOPPED for end in case.ends):
         return None
     return Finding(code=STOPPED, cause="stopped", sentence="stopped with a checkpoint", told=True)
 
@@ -68,7 +68,8 @@ def _stopped(case: Case) -> Finding | None:
 def _done(case: Case) -> Finding | None:
     cut_short = case.signals and not all(end.finished for end in case.ends)
     # To be asked for its stack lets a stopped rank go on, and all may then come to their end: it was a hang still.
-    if case.unknown or cut_short or case.stalled_s is not None or any(end.code != 0 for end in case.ends):
+    unclear = not case.ends or case.unknown or cut_short or case.stalled_s is not None
+    if unclear or any(end.code != 0 for end in case.ends):
         return None
     return Finding(code=0, cause="done", sentence="done", told=True)
 

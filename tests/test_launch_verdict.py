@@ -288,3 +288,10 @@ def test_last_words_of_a_rank_that_was_aborted(tmp_path: Path) -> None:
     log.write_text("all is well\n")
     assert words_in_log(log, 5.0) is None
     assert words_in_log(tmp_path / "none", 5.0) is None
+
+
+@pytest.mark.parametrize("world_size", [0, None])
+def test_a_launcher_that_dies_before_it_has_ranks_is_a_lost_node(world_size: int | None) -> None:
+    lost = NodeFacts(host="n1", node_rank=0, lost="its launcher ended without a word")
+    verdict = judge([], [lost], started_s=START_S, world_size=world_size)
+    assert (verdict.code, verdict.cause, verdict.host) == (9, "lost node", "n1")
