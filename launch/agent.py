@@ -4,6 +4,8 @@
 """
 
 import contextlib
+import gc
+import importlib
 import os
 import signal
 import socket
@@ -16,9 +18,10 @@ from typing import TYPE_CHECKING, NoReturn
 
 from launch.argv import UsageError, fail
 from launch.deadline import Deadline
+from launch.exit_codes import CRASHED
 from launch.guardian import Guardian
 from launch.nursery import Nursery
-from launch.processes import kill
+from launch.processes import adopt_orphans, kill
 from launch.reporter import SOCKET, VARIABLE, private_path
 from launch.torchrun_argv import TorchrunLine, split
 
@@ -67,52 +70,59 @@ class Launcher:
         self.witness: Witness | None = None
         self.watch: Watch | None = None
         self.folder = private_path()
-        self.nursery = Nursery() if self.why_plain is None else None
-        self.guardian = self._first_processes()
+        self.guardian = Guardian(self.folder, f"{VARIABLE}={self.folder / SOCKET}")
+        adopt_orphans()
+        for number in PASSED_ON:
+            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # nohup is to be respected
+                signal.signal(number, self._handle)
+        self.nursery = self._fork_nursery() if self.why_plain is None else None
         self.folder.mkdir(mode=0o700)  # now that there is somebody who removes it, whatever happens here
 
-    def _first_processes(self) -> Guardian:
-        """Fork the guardian, and from it the nursery, before anything large is imported here."""
-        child = None
-        nursery = self.nursery
-        if nursery is not None:
-            modules = ["torch", *filter(None, self.line.ours.get("preload", "").split(","))]
-            child = lambda: nursery.child(modules)  # noqa: E731
+    def _fork_nursery(self) -> Nursery:
+        """Import torch once for the launcher and all its ranks: the import is most of what a start costs."""
         threads = os.environ.get("OMP_NUM_THREADS")
         os.environ["OMP_NUM_THREADS"] = "1"  # a process of several threads cannot be forked safely
-        guardian = Guardian(self.folder, f"{VARIABLE}={self.folder / SOCKET}", child)
+        gc.disable()  # what an import makes stays; looking through it again and again takes a tenth of the time
+        importlib.import_module("torch")
+        gc.freeze()
+        gc.enable()
+        nursery = Nursery(list(filter(None, self.line.ours.get("preload", "").split(","))), self.guardian.release)
+        self.guardian.watch_adopter(nursery.pid)
         if threads is None:
             del os.environ["OMP_NUM_THREADS"]
         else:
             os.environ["OMP_NUM_THREADS"] = threads
-        if nursery is not None:
-            nursery.close_theirs()
-        return guardian
+        return nursery
 
     def run(self) -> "Outcome":
         """Launch, and wait for the end. Raises ValueError for what cannot be started."""
-        for number in PASSED_ON:
-            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # nohup is to be respected
-                signal.signal(number, self._handle)
         if self.run_dir is not None:
             self.run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        from launch.engine import run_engine  # imports torch, side by side with the nursery
+        from launch.engine import run_engine  # imports torch
 
         if self.verdict_dir is None or self.company is not None:  # the head of a job looks for the file itself
-            return run_engine(self, self.company)
+            return run_engine(self)
         file = self.verdict_dir / STOP
         file.unlink(missing_ok=True)  # of an earlier launch
         with Deadline(self._stop, margin_s=0, stop_file=file):
-            return run_engine(self, self.company)
+            return run_engine(self)
 
     def _stop(self, reason: str) -> None:
-        """Ask the ranks to save and stop; a script that is not ours knows only SIGTERM."""
-        own = self.line.script.startswith("launch.")
-        while not self.running():
-            time.sleep(STOP_POLL_S)
         self.say(f"{reason}: the ranks are asked to stop")
-        for life in self.running():
-            kill(life.pid, signal.SIGUSR1 if own else signal.SIGTERM)
+        while not self.ask_to_stop(resumable=self.line.script.startswith("launch.")):
+            time.sleep(STOP_POLL_S)  # in a thread that ends with the launch
+
+    def ask_to_stop(self, resumable: bool) -> bool:
+        """Ask the ranks to save and stop, unless they would not understand it yet -> whether they were asked.
+
+        One that is `resumable` would die of the signal before its first step; any other script knows only SIGTERM.
+        """
+        lives = self.running()
+        if not lives or (resumable and any(life.step is None for life in lives)):
+            return False
+        for life in lives:
+            kill(life.pid, signal.SIGUSR1 if resumable else signal.SIGTERM)
+        return True
 
     def say(self, text: str) -> None:
         """Tell the person at the terminal, who may have closed it."""
@@ -213,6 +223,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return launcher.judge(launcher.run())
     except (UsageError, ValueError) as error:
         return fail(error)
+    except ChildProcessError as error:
+        _print(str(error))
+        return CRASHED
     finally:
         if launcher is not None:
             launcher.end()

@@ -34,9 +34,10 @@ class Attempt:
     """From 0."""
     job_id: str | None
     hosts: tuple[str, ...]
-    started_s: float
-    """Seconds since the epoch."""
-    ended_s: float
+    started_s: float | None
+    """Seconds since the epoch; None if unknown."""
+    ended_s: float | None
+    """The same; None if nobody was left to see it."""
     code: int
     """Exit code of the launch."""
     cause: str

@@ -93,8 +93,12 @@ def cpu_map(ranks: int, environ: dict[str, str]) -> CpuMap:
     )
 
 
-def run_engine(launcher: "Launcher", company: rendezvous.Company | None) -> Outcome:
-    """Run torch's engine over all its rounds. Raises ValueError for what cannot be started."""
+def run_engine(launcher: "Launcher") -> Outcome:
+    """Run torch's engine over all its rounds.
+
+    Raises ValueError for what cannot be started, ChildProcessError if the ranks are not forked in time.
+    """
+    company = launcher.company
     for name in NOISY:
         logging.getLogger(name).setLevel(logging.CRITICAL)  # it reports what the verdict says
     options = parse(launcher)
@@ -113,10 +117,7 @@ def run_engine(launcher: "Launcher", company: rendezvous.Company | None) -> Outc
     launcher.witness = Witness(launcher.folder, host, launcher.nursery)
     launcher.witness.on_end = launcher.on_end
     nursery, how = settle_nursery(launcher, launcher.witness, command)
-    launcher.say(
-        ("" if company is None or launcher.company is None else f"{host}: ")
-        + _started(config.nproc_per_node, how, cpus, threads)
-    )
+    launcher.say(("" if company is None else f"{host}: ") + _started(config.nproc_per_node, how, cpus, threads))
     launcher.watch = Watch(
         witness=launcher.witness,
         host=host,

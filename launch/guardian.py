@@ -4,39 +4,44 @@ import contextlib
 import os
 import shutil
 import signal
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 
-from launch.processes import adopt_orphans, sweep
+from launch.processes import sweep
 
 IGNORED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
-BACKSTOP_S = 20
+
+SESSION, LAST = "session", "last"
+"""What the launcher says of a process that it has started."""
 
 
 class Guardian:
     """Reads a pipe whose other end only the launcher holds. When it closes, the launch is over, however it ended."""
 
-    def __init__(self, folder: Path, mark: str, child: Callable[[], None] | None) -> None:
-        """Fork the guardian, which runs `child` in a process of its own, whose orphans it adopts.
+    def __init__(self, folder: Path, mark: str) -> None:
+        """Fork the guardian. Before any thread, and before anything large is imported.
 
         `folder` is removed at the end; `mark` is NAME=value of the environment of all that was started.
         """
         read, self._write = os.pipe()
         launcher = os.getpid()
-        signal.pthread_sigmask(signal.SIG_BLOCK, IGNORED)  # until the guardian ignores them
-        self.pid = os.fork()
-        if self.pid == 0:
-            os.close(self._write)
-            try:
-                _guard(read, folder, mark.encode(), child, launcher)
-            finally:
-                os._exit(0)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, IGNORED)
+        with signals_blocked():
+            self.pid = os.fork()
+            if self.pid == 0:
+                os.close(self._write)
+                try:
+                    _guard(read, folder, mark.encode(), launcher)
+                finally:
+                    os._exit(0)
         os.close(read)
 
     def watch(self, session: int) -> None:
-        """Have all processes of a session ended with the launch."""
-        os.write(self._write, f"{session}\n".encode())
+        """Have all processes of a session ended with the launch, and what descends from its leader."""
+        os.write(self._write, f"{SESSION} {session}\n".encode())
+
+    def watch_adopter(self, session: int) -> None:
+        """The same, and its leader, which adopts orphans, after all others."""
+        os.write(self._write, f"{LAST} {session}\n".encode())
 
     def release(self) -> None:
         """In a child of the launcher: let go of the pipe, which only the launcher may hold."""
@@ -51,22 +56,34 @@ class Guardian:
             os.waitpid(self.pid, 0)
 
 
-def _guard(read: int, folder: Path, mark: bytes, child: Callable[[], None] | None, launcher: int) -> None:
-    os.setsid()  # a terminal's signals are the launcher's
+@contextlib.contextmanager
+def signals_blocked() -> Iterator[None]:
+    """Around a fork, until the child ignores them: the launcher's signals wait."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, IGNORED)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, IGNORED)
+
+
+def ignore_signals() -> None:
+    """In a process that ends with its launcher, and not by what a terminal or SLURM sends to all of a launch."""
+    os.setsid()
     for number in IGNORED:
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, IGNORED)
-    adopt_orphans()
-    if child is not None and os.fork() == 0:
-        os.close(read)
-        try:
-            child()
-        finally:
-            os._exit(1)
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody asks how adopted orphans ended
+
+
+def _guard(read: int, folder: Path, mark: bytes, launcher: int) -> None:
+    ignore_signals()
     text = b""
     while part := os.read(read, 4096):
         text += part
-    sessions = {int(line) for line in text.split()}
-    sweep(os.getpid(), sessions, mark, spared={os.getpid(), launcher})
+    said = [line.split() for line in text.decode().splitlines()]
+    sessions = {int(pid) for _, pid in said}
+    adopters = {int(pid) for kind, pid in said if kind == LAST}
+    spared = {os.getpid(), launcher}
+    roots = sessions | ({launcher} if os.getppid() == launcher else set())  # it may be gone, and its number another's
+    sweep(roots, sessions, mark, spared | adopters)
+    sweep(roots, sessions, mark, spared)
     shutil.rmtree(folder, ignore_errors=True)

@@ -11,10 +11,10 @@ from typing import Any
 
 from launch.events import NodeFacts, RankEnd, node_facts, rank_end
 from launch.hub import Hub
+from launch.joining import HEAD
 
 LAST_WORD_S = 90.0
 """How long launchers that were told to end may take; their ranks have 30 s, and then are killed."""
-HEAD_MEMBER = ""
 
 
 @dataclass
@@ -59,7 +59,7 @@ class Head:
             member, kind, data = self.events.get(timeout=timeout_s)
         except queue.Empty:
             return
-        if member == HEAD_MEMBER:
+        if member == HEAD:
             self._of_all(hub, kind, data)
             return
         node = self.nodes[member]

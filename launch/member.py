@@ -1,9 +1,10 @@
 """One node's launcher, or one rank's, in a launch of several: hears the head, and obeys."""
 
+import argparse
 import os
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,8 @@ from launch.addresses import interface_of
 from launch.events import NodeFacts, RankEnd, to_json
 from launch.exit_codes import CRASHED
 from launch.link import Link, Plan
-from launch.run_folder import ATTEMPTS, read_json
+from launch.private_files import read_json
+from launch.run_folder import ATTEMPTS
 from launch.spec import Spec
 
 OVER_S = 120.0
@@ -73,6 +75,14 @@ class Member:
         ahead_s = self.link.clock_offset_s
         words = None if end.words is None else replace(end.words, time_s=end.words.time_s + ahead_s)
         return replace(end, time_s=end.time_s + ahead_s, words=words)
+
+
+def read_arguments(prog: str, argv: Sequence[str] | None) -> argparse.Namespace:
+    """What srun was told to run: `spec`, the path of the run's spec, and `attempt`, its number."""
+    parser = argparse.ArgumentParser(prog=prog, allow_abbrev=False)
+    parser.add_argument("--spec", type=Path, required=True, metavar="FILE")
+    parser.add_argument("--attempt", type=int, required=True, metavar="K")
+    return parser.parse_args(argv)
 
 
 def interfaces(plan: Plan, environ: Mapping[str, str]) -> dict[str, str]:

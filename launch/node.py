@@ -3,27 +3,24 @@
 Internal: `srun ... python launch/boot.py node --spec RUN/spec.json --attempt K`, from launch.batch.
 """
 
-import argparse
 import os
-import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from launch import spec
 from launch.agent import Launcher
-from launch.exit_codes import MISTAKE
-from launch.member import Member, arguments_of, interfaces, ranks_here, take_environment
-from launch.processes import kill
+from launch.exit_codes import CRASHED, MISTAKE
+from launch.member import Member, arguments_of, interfaces, ranks_here, read_arguments, take_environment
 from launch.torchrun import PRELOAD
 from launch.torchrun_argv import TorchrunLine
 
 if TYPE_CHECKING:
     from launch.rendezvous import Company, Place
-    from launch.witness import Life
 
 POLL_S = 0.1
 
@@ -75,29 +72,21 @@ def company_of(member: Member, ranks: int) -> "Company":
     )
 
 
-def ready_to_stop(member: Member, lives: "Sequence[Life]") -> bool:
-    """Whether a signal would be understood: a rank that has not made a step yet would only die of it."""
-    return bool(lives) and (not member.spec.resumable or all(life.step is not None for life in lives))
-
-
 def obey(member: Member, launcher: Launcher) -> None:
     """Do what the head says, in a thread: ask the ranks to stop, or end them."""
     asked = False
     while not member.abort.wait(POLL_S):
-        if member.stop.is_set() and not asked and ready_to_stop(member, launcher.running()):
-            asked = True
-            for life in launcher.running():
-                kill(life.pid, signal.SIGUSR1 if member.spec.resumable else signal.SIGTERM)
-    if launcher.watch is not None:
-        launcher.watch.ended = True
+        if member.stop.is_set() and not asked:
+            asked = launcher.ask_to_stop(member.spec.resumable)
+    while True:  # a round that is only about to begin is to end as well
+        if launcher.watch is not None:
+            launcher.watch.ended = True
+        time.sleep(POLL_S)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run this node's ranks; returns the exit code of the whole launch."""
-    parser = argparse.ArgumentParser(prog="launch.node", description=__doc__, allow_abbrev=False)
-    parser.add_argument("--spec", type=Path, required=True, metavar="FILE")
-    parser.add_argument("--attempt", type=int, required=True, metavar="K")
-    options = parser.parse_args(argv)
+    options = read_arguments("launch.node", argv)
     launcher = None
     try:
         wanted = spec.read(options.spec)
@@ -118,7 +107,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return member.tell_outcome(outcome.ends, outcome.facts)
     except (OSError, ValueError) as error:
         print(f"ringmark: {error}", file=sys.stderr)
-        return MISTAKE
+        return CRASHED if isinstance(error, ChildProcessError) else MISTAKE
     finally:
         if launcher is not None:
             launcher.end()

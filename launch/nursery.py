@@ -1,10 +1,11 @@
-"""A process that imports torch once and then forks the ranks: they start in milliseconds instead of one import each.
+"""A process that forks the ranks from one import of torch: they start in milliseconds instead of one import each.
 
-It is forked from the launcher before that has imported anything large, so that both import side by side. It never
-touches a GPU, and has one thread only: a fork of more would be wrong, and is then refused.
+It is forked from the launcher, which has imported torch and started no thread yet. It never touches a GPU, and has one
+thread only: a fork of more would be wrong, and is then refused.
 """
 
 import contextlib
+import gc
 import importlib
 import json
 import os
@@ -13,12 +14,15 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NoReturn
 
-IGNORED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
-"""SLURM sends its signals to every process of a step; the nursery ends with its launcher."""
+from launch.guardian import ignore_signals, signals_blocked
+from launch.processes import adopt_orphans, kill
+
+ORPHANED_S = 20.0
+"""How long it waits to be ended by the guardian once the launcher is gone."""
 LARGEST_MESSAGE = 1 << 20
 """Bytes of one request; more than Linux lets the arguments of a process have on most machines is refused before."""
 
@@ -47,13 +51,19 @@ class Birth:
 
 
 def live(channel: socket.socket, modules: Sequence[str]) -> NoReturn:
-    """Be the nursery: import, say whether forking is safe, fork upon request, and report every end."""
-    for number in IGNORED:
-        signal.signal(number, signal.SIG_IGN)
+    """Be the nursery: import, say whether forking is safe, fork upon request, and report every end.
+
+    It adopts what its ranks leave behind, so that this can be found and ended.
+    """
+    ignore_signals()
+    adopt_orphans()
     wake_read, wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    gc.disable()
     for name in modules:
         with contextlib.suppress(ImportError):  # the rank's own import will tell
             importlib.import_module(name)
+    gc.freeze()  # the ranks share these pages
+    gc.enable()
     signal.signal(signal.SIGCHLD, lambda *_: None)
     signal.set_wakeup_fd(wake_write)
     _say(channel, {"ready": len(os.listdir("/proc/self/task")), "cuda": _cuda_touched()})
@@ -64,7 +74,7 @@ def live(channel: socket.socket, modules: Sequence[str]) -> NoReturn:
             if pid in children:
                 code = os.waitstatus_to_exitcode(status)
                 _say(channel, {"ended": children.pop(pid), "code": code, "time_s": time.time()})
-        for request in _requests(channel):
+        for request in _requests(channel, children):
             pid = os.fork()
             if pid == 0:
                 signal.set_wakeup_fd(-1)
@@ -99,21 +109,29 @@ def _ended() -> Iterator[tuple[int, int]]:
 
 
 def _say(channel: socket.socket, message: Mapping[str, Any]) -> None:
-    try:
+    with contextlib.suppress(OSError):  # the launcher is gone, as the next request will tell
         channel.send(json.dumps(message).encode())
-    except OSError:
-        os._exit(0)  # the launcher is gone, and its guardian ends the rest
 
 
-def _requests(channel: socket.socket) -> Iterator[dict[str, Any]]:
+def _requests(channel: socket.socket, children: Iterable[int]) -> Iterator[dict[str, Any]]:
     while True:
         try:
             data = channel.recv(LARGEST_MESSAGE, socket.MSG_DONTWAIT)
         except BlockingIOError:
             return
+        except OSError:
+            data = b""
         if not data:
-            os._exit(0)
+            _orphaned(children)
         yield json.loads(data)
+
+
+def _orphaned(children: Iterable[int]) -> NoReturn:
+    """The launcher is gone: end the ranks, and hold what they leave behind until the guardian has found it."""
+    for pid in children:
+        kill(pid, signal.SIGKILL)
+    time.sleep(ORPHANED_S)
+    os._exit(0)
 
 
 def _be_born(request: dict[str, Any]) -> NoReturn:
@@ -132,28 +150,37 @@ def _be_born(request: dict[str, Any]) -> NoReturn:
 class Nursery:
     """The launcher's side."""
 
-    def __init__(self) -> None:
-        self.channel, self._theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        for end in (self.channel, self._theirs):
+    def __init__(self, modules: Sequence[str], release: Callable[[], None] = lambda: None) -> None:
+        """Fork it. In it, `release` is called and then `modules` are imported, side by side with the launcher."""
+        self.channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        for end in (self.channel, theirs):
             end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, LARGEST_MESSAGE * 2)
         self._next = 0
+        with signals_blocked():
+            self.pid = os.fork()
+            if self.pid == 0:
+                self.channel.close()
+                try:
+                    release()
+                    live(theirs, modules)
+                finally:
+                    os._exit(1)
+        theirs.close()
 
-    def child(self, modules: Sequence[str]) -> NoReturn:
-        """What the new process does; to be called in it."""
-        self.channel.close()
-        live(self._theirs, modules)
-
-    def close_theirs(self) -> None:
-        """In the launcher, once the nursery is there."""
-        self._theirs.close()
-
-    def request(self, birth: Birth) -> int:
-        """Ask for a rank -> the number by which it is spoken of. Raises OSError if the nursery is gone."""
+    def number(self) -> int:
+        """By which the next rank is to be spoken of."""
         self._next += 1
-        self.channel.send(json.dumps({"id": self._next, **asdict(birth)}).encode())
         return self._next
+
+    def request(self, number: int, birth: Birth) -> None:
+        """Ask for a rank. A nursery that is gone is seen by who hears it."""
+        with contextlib.suppress(OSError):
+            self.channel.send(json.dumps({"id": number, **asdict(birth)}).encode())
 
     def hear(self) -> dict[str, Any] | None:
         """The next message, waiting for it; None if the nursery is gone."""
-        data = self.channel.recv(LARGEST_MESSAGE)
+        try:
+            data = self.channel.recv(LARGEST_MESSAGE)
+        except OSError:
+            data = b""
         return json.loads(data) if data else None

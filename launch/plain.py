@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from types import FrameType
 
 from launch.cpus import gpu_bus_ids, plan
@@ -34,7 +33,7 @@ def run_torchrun(wanted: Spec, attempt: int, name: str, ranks: int) -> int:
     """
     folder = private_path()
     folder.mkdir(mode=0o700)
-    guardian = Guardian(folder, f"{VARIABLE}={folder / SOCKET}", None)
+    guardian = Guardian(folder, f"{VARIABLE}={folder / SOCKET}")
     try:
         member = Member(wanted, attempt, name)
         oom = OomCounter()
@@ -64,7 +63,7 @@ def run_torchrun(wanted: Spec, attempt: int, name: str, ranks: int) -> int:
         code = shell_code(_follow(command, os.environ | variables, member))
         watch = Watch(witness=witness, host=name, hang_timeout_s=None, logs=None, session=lambda pid: None)
         outcome = watch.outcome(where.node_rank, oom.increase())
-        told = member.tell_outcome(outcome.ends, replace(outcome.facts, lost=None))
+        told = member.tell_outcome(outcome.ends, outcome.facts)
         return told if told else code
     finally:
         guardian.end()
@@ -83,7 +82,7 @@ def _follow(command: list[str], environment: dict[str, str], member: Member) -> 
         time.sleep(POLL_S)
         if member.stop.is_set() and not asked:
             asked = True
-            for pid in descendants(process.pid):
+            for pid in descendants([process.pid]):
                 kill(pid, signal.SIGUSR1 if member.spec.resumable else signal.SIGTERM)
         if member.abort.is_set() and not ended:
             ended = True

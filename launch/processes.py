@@ -52,11 +52,11 @@ def _all() -> Iterator[tuple[int, list[str]]]:
                 yield int(entry.name), fields
 
 
-def descendants(root: int) -> set[int]:
-    """Process ids of all that live below `root`."""
+def descendants(roots: Collection[int]) -> set[int]:
+    """Process ids of all that live below one of `roots`."""
     parents = {pid: int(fields[1]) for pid, fields in _all()}
     found: set[int] = set()
-    grown = {root}
+    grown = set(roots)
     while grown:
         grown = {pid for pid, parent in parents.items() if parent in grown and pid not in found}
         found |= grown
@@ -75,15 +75,15 @@ def _marked(mark: bytes) -> set[int]:
     return found
 
 
-def sweep(root: int, sessions: Collection[int], mark: bytes, spared: Collection[int]) -> int:
+def sweep(roots: Collection[int], sessions: Collection[int], mark: bytes, spared: Collection[int]) -> int:
     """Kill everything that belongs to a launch until nothing of it is left -> how many processes it met.
 
-    What belongs to it descends from `root`, or is of one of the sessions, or carries the mark in its environment.
+    What belongs to it descends from one of `roots`, is of one of the sessions, or has the mark in its environment.
     """
     met: set[int] = set()
     for _ in range(SWEEPS):
         own = {pid for pid, fields in _all() if int(fields[3]) in sessions}
-        found = (descendants(root) | own | _marked(mark)) - set(spared)
+        found = (descendants(roots) | own | _marked(mark)) - set(spared)
         if not found:
             break
         met |= found

@@ -55,9 +55,10 @@ class Crew:
             rank_environment[VARIABLE] = self.watch.witness.address
             rank_environment["TORCHELASTIC_RESTART_COUNT"] = str(self.watch.rounds - 1)  # other nodes' restarts too
         del asked["start_method"]
-        if self.nursery is not None:
+        forked = self.nursery is not None and not self.watch.witness.orphaned
+        if forked:
             del asked["numa_options"]  # with any, ranks are started anew
-        context: PContext = (_Started if self.nursery is None else _Forked)(self, asked)
+        context: PContext = (_Forked if forked else _Started)(self, asked)
         context.start()
         return context
 
@@ -177,9 +178,11 @@ class _Forked(_Watched, PContext):
         for local_rank in range(self.nprocs):
             birth, life = self.crew.birth(self.args[local_rank], local_rank, self)
             self.lives[local_rank] = life
-            self.crew.watch.witness.expect_birth(life, self.crew.nursery.request(birth))
+            number = self.crew.nursery.number()
+            self.crew.watch.witness.expect_birth(life, number)  # before it can answer
+            self.crew.nursery.request(number, birth)
         if not self.crew.watch.witness.wait_born(list(self.lives.values()), BIRTH_TIMEOUT_S):
-            raise RuntimeError("the process that forks the ranks is gone or stuck; use --plain")
+            raise ChildProcessError(f"expected the ranks to be forked within {BIRTH_TIMEOUT_S:.0f} s; try --plain")
         self.crew.watch.running(self.lives)
 
     def _poll(self) -> RunProcsResult | None:

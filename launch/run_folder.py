@@ -6,11 +6,10 @@ import re
 import secrets
 import stat
 import time
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
+from launch.private_files import write_private
 from launch.spec import FILE_NAME as SPEC
 
 SCRIPT = "job.sbatch"
@@ -73,30 +72,6 @@ def make(folder: Path) -> None:
         raise ValueError(
             f"expected a folder that can be written in --run-dir, got {folder.parent}: {error.strerror}; choose another"
         ) from None
-
-
-def write_private(path: Path, text: str) -> None:
-    """Replace a file's text in one step; readable by its owner only."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.unlink(missing_ok=True)
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-    with os.fdopen(descriptor, "w", encoding="utf-8", newline="\n") as file:
-        file.write(text)
-    temporary.replace(path)
-
-
-def write_json(path: Path, data: Mapping[str, Any]) -> None:
-    """Replace a file by this JSON in one step; readable by its owner only."""
-    write_private(path, json.dumps(data, indent=1) + "\n")
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object of a file; empty if there is none that can be read."""
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return data if isinstance(data, dict) else {}
 
 
 def add_job(run: Path, job: Job) -> None:

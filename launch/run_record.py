@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from launch import run_folder
+from launch.private_files import write_json
 from launch.revision import revision
 from launch.secrets import mask, mask_argv, mask_environment
 from launch.sites import Site
@@ -49,7 +50,7 @@ def record(
 
 def write(run: Path, data: Mapping[str, Any]) -> None:
     """Store a record in the run's folder, readable by its owner only."""
-    run_folder.write_json(run / run_folder.RECORD, data)
+    write_json(run / run_folder.RECORD, data)
 
 
 def user() -> str | None:

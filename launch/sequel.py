@@ -9,6 +9,7 @@ from launch.deadline import Ending
 from launch.events import LastWords
 from launch.exit_codes import CRASHED
 from launch.job import Job
+from launch.private_files import read_json, write_json, write_private
 from launch.slurm_text import SlurmError, ask
 from launch.spec import Spec
 from launch.verdict import Verdict
@@ -34,7 +35,7 @@ def output_of(spec: Spec) -> Path | None:
 
 def margin_s(run: Path, default_s: float) -> float:
     """How long before a job's end its ranks are asked to stop: from how long that took before, if it has happened."""
-    notes = [run_folder.read_json(folder / STOPPING) for folder in run_folder.attempts(run)]
+    notes = [read_json(folder / STOPPING) for folder in run_folder.attempts(run)]
     took_s = [float(note["took_s"]) for note in notes if "took_s" in note]
     return max(LEAST_MARGIN_S, SAFETY * max(took_s)) if took_s else default_s
 
@@ -45,7 +46,7 @@ def take_up(spec: Spec, job: Job, number: int) -> Mapping[str, object]:
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     step = attempts.last_step(output_of(spec)) if spec.resumable else None
     note = {"job_id": job.job_id, "hosts": job.nodes, "started_s": time.time(), "step": step}
-    run_folder.write_json(folder / BEGUN, note)
+    write_json(folder / BEGUN, note)
     return note
 
 
@@ -56,15 +57,15 @@ def missing_attempts(run: Path) -> None:
         number = int(folder.name)
         if number in known:
             continue
-        note = run_folder.read_json(folder / BEGUN)
+        note = read_json(folder / BEGUN)
         attempts.append(
             run,
             attempts.Attempt(
                 number=number,
                 job_id=note.get("job_id"),
                 hosts=tuple(note.get("hosts", ())),
-                started_s=note.get("started_s", folder.stat().st_mtime),
-                ended_s=time.time(),
+                started_s=note.get("started_s"),
+                ended_s=None,
                 code=CRASHED,
                 cause="lost node",
                 step_before=note.get("step"),
@@ -103,7 +104,7 @@ def record(spec: Spec, job: Job, verdict: Verdict, ending: Ending | None, note: 
         ),
     )
     if verdict.code == 0:
-        run_folder.write_private(run / run_folder.DONE, "")
+        write_private(run / run_folder.DONE, "")
         return 0
     asked = run_folder.stop_reason(run) is not None
     decision = attempts.decide(

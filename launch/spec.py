@@ -1,11 +1,12 @@
 """A launch as it was asked for: one JSON file that a job reads, so that no shell ever parses what a person wrote."""
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
+
+from launch.private_files import write_json
 
 Mode = Literal["agent", "srun", "torchrun"]
 FORMAT = 1
@@ -64,11 +65,7 @@ class Spec:
 def write(spec: Spec, run_dir: Path) -> Path:
     """Store a spec in the run's folder, readable by its owner only -> the file."""
     path = run_dir / FILE_NAME
-    temporary = path.with_suffix(".tmp")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        json.dump({"format": FORMAT, **asdict(spec)}, file, indent=1)
-    temporary.replace(path)
+    write_json(path, {"format": FORMAT, **asdict(spec)})
     return path
 
 

@@ -147,6 +147,7 @@ def startup(argv: Sequence[str]) -> int:
 def entry() -> NoReturn:
     """Our launcher, which notes when it is how far, in a file of the folder that it runs in."""
     from launch import agent
+    from launch.nursery import Nursery
 
     stages_s = {"python": time.monotonic()}
 
@@ -159,12 +160,16 @@ def entry() -> NoReturn:
         return noted
 
     class Noted(agent.Launcher):
-        def run(self) -> Any:
+        def _fork_nursery(self) -> Nursery:
             stages_s["guardian"] = time.monotonic()
+            nursery = super()._fork_nursery()
+            stages_s["import"] = time.monotonic()
+            return nursery
+
+        def run(self) -> Any:
             from launch import engine
             from launch.witness import Witness
 
-            stages_s["engine"] = time.monotonic()
             engine.settle_nursery = note("nursery", engine.settle_nursery)
             Witness.wait_born = note("born", Witness.wait_born)  # type: ignore[method-assign]
             outcome = super().run()

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from launch import precheck, run_folder, run_record, sbatch, spec
 from launch.plan import Plan, Worker, plan
+from launch.private_files import write_private
 from launch.secrets import mask_argv, secret_arguments
 from launch.slurm_text import SlurmError
 
@@ -64,7 +65,7 @@ def store_and_queue(planned: Plan) -> list[run_folder.Job]:
             if Path(one.run_dir) != run:
                 run_folder.make(Path(one.run_dir))
             spec.write(one, Path(one.run_dir))
-        run_folder.write_private(run / run_folder.SCRIPT, planned.script)
+        write_private(run / run_folder.SCRIPT, planned.script)
         words = ["ringmark", "submit", *planned.argv]
         data = run_record.record(
             words, os.environ, work_dir=Path.cwd(), site=planned.site, python=planned.specs[0].python

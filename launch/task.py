@@ -3,7 +3,6 @@
 Internal: `srun ... python launch/boot.py task --spec RUN/spec.json --attempt K`, from launch.batch in mode srun.
 """
 
-import argparse
 import os
 import signal
 import subprocess
@@ -20,7 +19,7 @@ from launch.cpus import gpu_bus_ids, plan
 from launch.exit_codes import MISTAKE
 from launch.guardian import Guardian
 from launch.link import Plan
-from launch.member import Member, arguments_of, interfaces, take_environment
+from launch.member import Member, arguments_of, interfaces, read_arguments, take_environment
 from launch.nursery import Birth
 from launch.oom import OomCounter
 from launch.processes import kill
@@ -43,7 +42,7 @@ class Task:
         self.host, _, self.local_rank = name.rpartition(".")
         self.folder = private_path()
         self.folder.mkdir(mode=0o700)
-        self.guardian = Guardian(self.folder, f"{VARIABLE}={self.folder / SOCKET}", None)  # before any thread
+        self.guardian = Guardian(self.folder, f"{VARIABLE}={self.folder / SOCKET}")  # before any thread
         self.signals: list[int] = []
         self.life: Life | None = None
         self.member = Member(wanted, attempt, name)
@@ -159,10 +158,7 @@ def _copy(source: IO[bytes], log: Path, rank: int) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run this task's rank; returns the exit code of the whole launch."""
-    parser = argparse.ArgumentParser(prog="launch.task", description=__doc__, allow_abbrev=False)
-    parser.add_argument("--spec", type=Path, required=True, metavar="FILE")
-    parser.add_argument("--attempt", type=int, required=True, metavar="K")
-    options = parser.parse_args(argv)
+    options = read_arguments("launch.task", argv)
     task = None
     try:
         wanted = spec.read(options.spec)

@@ -1,7 +1,6 @@
 """The one verdict of a launch: who ended first, where and why, who was only a victim, and the launch's exit code."""
 
 import json
-import os
 import unicodedata
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -11,6 +10,7 @@ from typing import Any
 from launch.case import Case
 from launch.events import NodeFacts, RankEnd, node_facts, rank_end
 from launch.judgement import Cause, Finding, find
+from launch.private_files import write_json
 from launch.stacks import name_ranks
 
 FORMAT = 1
@@ -113,11 +113,7 @@ def _short(line: str) -> str:
 def write(verdict: Verdict, folder: Path) -> Path:
     """Store a verdict in a folder, readable by its owner only; whoever reads finds all of it, or none -> the file."""
     path = folder / FILE_NAME
-    temporary = path.with_suffix(".tmp")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        json.dump({"format": FORMAT, **asdict(verdict)}, file, indent=1)
-    temporary.replace(path)
+    write_json(path, {"format": FORMAT, **asdict(verdict)})
     return path
 
 

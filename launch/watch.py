@@ -115,5 +115,6 @@ class Watch:
                 collectives=self.collectives,
                 stalled_s=self.stalled_s,
                 signals=signals,
+                lost=self.witness.lost,
             ),
         )

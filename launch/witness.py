@@ -18,6 +18,7 @@ from launch.reporter import SOCKET
 from launch.victims import words_in_log
 
 LARGEST_MESSAGE = 1 << 18
+NO_NURSERY = "the process that forks the ranks was ended from outside"
 
 
 @dataclass
@@ -50,6 +51,10 @@ class Witness:
         self.on_end: Callable[[RankEnd], None] = lambda end: None
         self.ready: dict[str, Any] | None = None
         """What the nursery said once it had imported; None if it is not that far, or there is none."""
+        self.lost: str | None = None
+        """Why the ranks of this round ended without anything that they or the launcher did."""
+        self.orphaned = False
+        """Whether the nursery is gone."""
         self.born = threading.Condition()
         self._host, self._nursery = host, nursery
         self._births: dict[int, Life] = {}
@@ -66,13 +71,15 @@ class Witness:
     def new_round(self) -> None:
         """Forget the ranks of the round before."""
         with self._lock:
-            self.lives = {}
+            self.lives, self.lost = {}, None
 
     def expect_birth(self, life: Life, number: int) -> None:
-        """A rank that the nursery was asked for by that number."""
+        """A rank for which the nursery is about to be asked, by that number."""
         with self._lock:
             self.lives[life.rank] = life
             self._births[number] = life
+        if self.orphaned:
+            self._end_orphans()
 
     def expect(self, life: Life) -> None:
         """A rank that is about to be started, and may speak at once."""
@@ -93,9 +100,9 @@ class Witness:
             return self.ready
 
     def wait_born(self, lives: list[Life], timeout_s: float) -> bool:
-        """Wait until the ranks have process ids -> whether they have."""
+        """Wait until the ranks have process ids, or will never have -> whether it is so."""
         with self.born:
-            return self.born.wait_for(lambda: all(life.pid for life in lives), timeout_s)
+            return self.born.wait_for(lambda: all(life.pid or life.end for life in lives), timeout_s)
 
     def ended(self) -> list[RankEnd]:
         """The ends so far, of this round, in the order in which they came."""
@@ -151,6 +158,8 @@ class Witness:
         message = self._nursery.hear()
         if message is None:
             self._poll.unregister(self._nursery.channel)
+            self.orphaned = True
+            self._end_orphans()
             message = {"ready": 0, "cuda": False}
         with self.born:
             if "ready" in message:
@@ -161,6 +170,16 @@ class Witness:
         if "ended" in message:
             self._drain()
             self._end(self._births.pop(message["ended"]), message["code"], message["time_s"])
+
+    def _end_orphans(self) -> None:
+        """The ranks end with the nursery, whose children they are."""
+        self._drain()
+        with self._lock:
+            orphans, self._births = list(self._births.values()), {}
+            self.lost = NO_NURSERY if orphans else self.lost
+        for life in orphans:
+            life.asked = True
+            self._end(life, -signal.SIGKILL, time.time())
 
     def _gone(self, handle: int) -> None:
         at_s = time.time()

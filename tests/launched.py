@@ -107,6 +107,16 @@ def die_once(how: int) -> None:
     sum_up_again()
 
 
+def end_the_parent_once() -> None:
+    """The process that started the ranks is killed in the first attempt."""
+    meet()
+    if ATTEMPT == 0:
+        if RANK == LAST:
+            os.kill(os.getppid(), signal.SIGKILL)
+        time.sleep(1000)
+    sum_up_again()
+
+
 def sum_up_again() -> None:
     total = torch.tensor([RANK])
     dist.all_reduce(total)
@@ -156,6 +166,7 @@ MODES = {
     "skip": lambda: skip_a_collective(float(sys.argv[2])),
     "early": leave_early,
     "die-once": lambda: die_once(signal.SIGKILL),
+    "bereft": end_the_parent_once,
     "patient": wait_for_signal,
     "deaf": be_deaf,
     "daemon": lambda: leave_a_daemon(sys.argv[2]),

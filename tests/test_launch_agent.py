@@ -103,6 +103,22 @@ def test_ranks_start_again_after_one_was_killed(tmp_path: Path) -> None:
     assert "restart 1: all ranks start again" in done.stderr
 
 
+def test_ranks_whose_parent_is_killed_are_missed_at_once(tmp_path: Path) -> None:
+    done = run(tmp_path, "--nproc-per-node", "2", "--run-dir", "run", SCRIPT, "bereft")
+    verdict = read(tmp_path / "run" / "verdict.json")
+    assert (done.returncode, verdict.code, verdict.cause) == (9, 9, "lost node"), done.stderr
+    assert "the process that forks the ranks was ended from outside" in done.stderr
+    assert left_behind(tmp_path) == []
+
+
+def test_ranks_whose_parent_was_killed_are_started_anew(tmp_path: Path) -> None:
+    done = run(tmp_path, "--nproc-per-node", "2", "--max-restarts", "1", SCRIPT, "bereft")
+    assert done.returncode == 0, done.stderr
+    sums = [json.loads(line) for line in done.stdout.splitlines()]
+    assert sorted((line["rank"], line["sum"], line["attempt"]) for line in sums) == [(0, 1, 1), (1, 1, 1)]
+    assert "ended from outside" in done.stderr
+
+
 @pytest.mark.parametrize("mode", ["stop", "skip"])
 def test_a_rank_that_others_wait_for_in_vain_is_named_with_all_stacks(tmp_path: Path, mode: str) -> None:
     done = run(tmp_path, "--nproc-per-node", "3", "--run-dir", "run", SCRIPT, mode, "4")

@@ -18,11 +18,10 @@ import json, os, sys
 sys.path.insert(0, sys.argv.pop(1))
 from launch.nursery import Birth, Nursery
 
-nursery = Nursery()
-if os.fork() == 0:
-    nursery.child(["json", "random", "not_there"])
-nursery.close_theirs()
-births = {nursery.request(Birth(**each)): number for number, each in enumerate(json.loads(sys.argv[1]))}
+nursery = Nursery(["json", "random", "not_there"])
+births = {nursery.number(): number for number in range(len(json.loads(sys.argv[1])))}
+for number, each in zip(births, json.loads(sys.argv[1])):
+    nursery.request(number, Birth(**each))
 codes, ready = {}, None
 while len(codes) < len(births):
     message = nursery.hear()

@@ -78,12 +78,12 @@ def nest(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
 
 
 def test_orphans_descend_from_who_adopts_them(tmp_path: Path, nest: subprocess.Popen[str]) -> None:
-    assert descendants(nest.pid) == set(processes_of(tmp_path)) - {nest.pid}
+    assert descendants([nest.pid]) == set(processes_of(tmp_path)) - {nest.pid}
     assert Path(f"/proc/{nest.pid}/comm").read_text() == "a name that is \n"
 
 
 def test_a_sweep_ends_what_descends_and_spares_who_it_is_told_to(tmp_path: Path, nest: subprocess.Popen[str]) -> None:
-    assert sweep(nest.pid, (), b"NO=mark", spared={nest.pid}) >= 1
+    assert sweep([nest.pid], (), b"NO=mark", spared={nest.pid}) >= 1
     assert processes_of(tmp_path) == [nest.pid]
     assert nest.poll() is None
 
@@ -94,7 +94,7 @@ def test_a_sweep_ends_what_has_a_session_or_a_mark(tmp_path: Path) -> None:
     other = start(tmp_path, "import time; time.sleep(1000)", RINGMARK_TEST="mine too")
     assert until(tmp_path, 3)
     try:
-        assert sweep(other.pid, [by_session.pid], b"RINGMARK_TEST=mine", ()) == 2
+        assert sweep([other.pid], [by_session.pid], b"RINGMARK_TEST=mine", ()) == 2
         assert [by_session.wait(5), by_mark.wait(5)] == [-signal.SIGKILL] * 2
         assert other.poll() is None
     finally:
@@ -120,4 +120,6 @@ def test_a_child_dies_with_its_parent_also_if_that_has_happened(tmp_path: Path, 
 def test_who_is_gone_cannot_be_killed_and_that_is_fine() -> None:
     process = subprocess.Popen(["true"])
     process.wait()
+    with pytest.raises(ProcessLookupError):
+        os.kill(process.pid, 0)
     kill(process.pid, signal.SIGKILL)

@@ -56,7 +56,7 @@ def wait_for_checkpoints(out: Path, count: int, process: subprocess.Popen[str]) 
 
 def workers_of(process: subprocess.Popen[str]) -> list[int]:
     """Process ids of the ranks, by rank: each leads a session of its own, under its name."""
-    leaders = [pid for pid in descendants(process.pid) if os.getsid(pid) == pid]
+    leaders = [pid for pid in descendants([process.pid]) if os.getsid(pid) == pid]
     names = {pid: Path(f"/proc/{pid}/comm").read_text() for pid in leaders}
     return sorted((pid for pid, name in names.items() if name.startswith("rank ")), key=lambda pid: names[pid])
 

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from launch import run_folder, run_record
+from launch.private_files import write_private
 from launch.secrets import MASK, is_secret_name, mask, mask_argv, mask_environment, secret_arguments, secret_variables
 from launch.sites import Site
 from launch.words import aligned, harmless
@@ -41,7 +42,7 @@ def test_a_run_folder_is_its_owners_alone_whatever_the_umask(tmp_path: Path) -> 
     before = os.umask(0)
     try:
         run = run_folder.create(tmp_path / "runs", "resnet18.2-nodes")
-        run_folder.write_private(run / "a", "text")
+        write_private(run / "a", "text")
         run_folder.add_job(run, run_folder.Job(job_id="1", time_s=0.0, options=()))
         run_folder.ask_to_stop(run, "why")
     finally:

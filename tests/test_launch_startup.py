@@ -10,7 +10,7 @@ from launch.startup import BARE, OURS, TORCHRUN, Start, StartupOptions, commands
 
 def test_our_launcher_is_timed_at_all_its_stages() -> None:
     start = measure(commands(2)[OURS], 2)
-    assert list(start.stages_s) == ["python", "guardian", "engine", "nursery", "born", "ranks ended"]
+    assert list(start.stages_s) == ["python", "guardian", "import", "nursery", "born", "ranks ended"]
     times = [0.0, *start.stages_s.values(), start.end_s]
     assert times == sorted(times)
     assert start.stages_s["nursery"] < start.first_line_s < start.stages_s["ranks ended"]

@@ -16,7 +16,7 @@ MAY_IMPORT = {
 ONLY_IN = {
     "subprocess": {"launch"},
     "tyro": {"launch/argv.py"},
-    "argparse": {"launch/batch.py", "launch/node.py", "launch/task.py"},
+    "argparse": {"launch/batch.py", "launch/member.py"},
 }
 FORBIDDEN = {"pickle", "apex", "torch.distributed.rpc", "yaml"}
 LONGEST_FILE, LONGEST_FUNCTION = 300, 60
