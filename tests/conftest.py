@@ -1,5 +1,26 @@
-"""One thread per process, set before torch is imported: the ranks of these tests are forked from this process."""
+"""What all tests share. Imports nothing heavy, and above all no torch: see below."""
 
 import os
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
+import pytest
+
+if TYPE_CHECKING:
+    from tests.slurm_cluster import Cluster
+
+# One thread per process, set before torch is imported: the ranks of these tests are forked from this process.
 os.environ["OMP_NUM_THREADS"] = "1"
+
+
+@pytest.fixture(scope="module")
+def slurm_cluster() -> Iterator["Cluster"]:
+    """A cluster for the tests of one module, which carry `xdist_group("slurm")`."""
+    from tests.slurm_cluster import missing_reason, running_cluster
+
+    reason = missing_reason()
+    if reason:
+        # A skip that nobody reads is how a test dies: where it must run, it fails.
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(reason)
+    with running_cluster() as cluster:
+        yield cluster

@@ -49,11 +49,15 @@ def test_the_report_names_phase_rank_and_amount_of_a_sleep(
     phase: str, rank: int | None, model: str, ranks: int, tmp_path: Path
 ) -> None:
     wanted = Injection(phase, rank, model, ranks)
-    for attempt in range(3):  # other work on the machine may be mistaken for the sleep, but not each time
+    seen = []
+
+    def is_found(attempt: int) -> bool:
         facts, slept_ms = measured(wanted, tmp_path / str(attempt), rounds=2)
-        if is_right(wanted, found(wanted, facts), slept_ms):
-            return
-    raise AssertionError((facts, slept_ms))
+        seen.append((facts, slept_ms))
+        return is_right(wanted, found(wanted, facts), slept_ms)
+
+    # Other work on the machine may be mistaken for the sleep, but not each time.
+    assert any(map(is_found, range(3))), seen
 
 
 def test_every_kind_of_block_of_every_cell_is_recorded_and_adds_up(tmp_path: Path) -> None:

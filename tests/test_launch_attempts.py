@@ -138,7 +138,8 @@ def test_signatures_are_equal_for_equal_failures() -> None:
 
 def test_attempts_come_back_as_they_were(tmp_path: Path) -> None:
     assert read(tmp_path) == ([], 0)
-    kept = [attempt(75, number=0), attempt(9, None, None, number=1, job_id=None, signature="ü\n", exception="E")]
+    unknown: dict[str, Any] = {"job_id": None, "started_s": None, "ended_s": None}
+    kept = [attempt(75, number=0), attempt(9, None, None, number=1, signature="ü\n", exception="E", **unknown)]
     for each in kept:
         append(tmp_path, each)
     assert read(tmp_path) == (kept, 0)

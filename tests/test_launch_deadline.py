@@ -1,6 +1,5 @@
 """When a job has to stop: by its end, by a file, and what a real SLURM shows of a scancel and of a requeue."""
 
-import os
 import sys
 import threading
 import time
@@ -11,7 +10,7 @@ import pytest
 
 from launch import deadline
 from launch.deadline import Deadline, end_time_s, how_it_ends, job_cancelled, job_facts
-from tests.slurm_cluster import Cluster, missing_reason, running_cluster
+from tests.slurm_cluster import Cluster
 
 pytestmark = pytest.mark.xdist_group("slurm")
 
@@ -108,15 +107,6 @@ def test_what_is_no_job_id_is_refused(job_id: str) -> None:
 def test_without_slurm_nothing_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
     assert (job_facts("1"), end_time_s("1"), how_it_ends("1"), job_cancelled("1")) == (None, None, None, None)
-
-
-@pytest.fixture(scope="module")
-def slurm_cluster() -> Iterator[Cluster]:
-    reason = missing_reason()
-    if reason:
-        (pytest.fail if os.environ.get("CI") else pytest.skip)(reason)
-    with running_cluster() as cluster:
-        yield cluster
 
 
 @pytest.fixture

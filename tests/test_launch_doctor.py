@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from launch.checks.finding import Finding
 from launch.doctor import DoctorOptions, Report, doctor, examine, lines, write
 from launch.doctor_crew import Crew, crew_of
 from launch.doctor_node import LONGEST_PART_BYTES, Assembler, parts
-from tests.slurm_cluster import Cluster, missing_reason, running_cluster
+from tests.slurm_cluster import Cluster
 
 ROOT = Path(__file__).resolve().parent.parent
 NODE = (sys.executable, "-m", "launch.doctor_node")
@@ -140,15 +139,6 @@ def test_outside_a_job_or_by_request_it_is_this_machine() -> None:
     job = {"PATH": os.environ["PATH"], "SLURM_JOB_ID": "1", "SLURM_CPUS_PER_TASK": "7", "SLURMD_NODENAME": "n9"}
     this = crew_of(job, "this")
     assert (this.names, this.asked, this.commands[0][0]) == (("n9",), 7, sys.executable)
-
-
-@pytest.fixture(scope="module")
-def slurm_cluster() -> Iterator[Cluster]:
-    reason = missing_reason()
-    if reason:
-        (pytest.fail if os.environ.get("CI") else pytest.skip)(reason)
-    with running_cluster() as cluster:
-        yield cluster
 
 
 @pytest.mark.xdist_group("slurm")

@@ -4,7 +4,7 @@ import json
 import os
 import re
 import subprocess
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -15,21 +15,12 @@ from launch.plan import Plan
 from launch.sites import HEADER_VALUES, Site
 from tests import batch_recorder
 from tests.hostile import CANARY, HOSTILE, IMPOSSIBLE
-from tests.slurm_cluster import Cluster, missing_reason, running_cluster
+from tests.slurm_cluster import Cluster
 
 ROOT = Path(__file__).resolve().parent.parent
 CARRIED = [value for value in HOSTILE if value not in IMPOSSIBLE]
 # Prints its arguments, each ended by NUL, wherever the script calls an interpreter.
 PRINT_ARGV = "#!/bin/sh\nprintf '%s\\0' \"$@\"\n"
-
-
-@pytest.fixture(scope="module")
-def slurm_cluster() -> Iterator[Cluster]:
-    reason = missing_reason()
-    if reason:
-        (pytest.fail if os.environ.get("CI") else pytest.skip)(reason)
-    with running_cluster() as cluster:
-        yield cluster
 
 
 def no_worker(words: Sequence[str], ranks: int) -> tuple[str, ...]:

@@ -1,8 +1,7 @@
 """What survives on a real cluster: a preemption, the time limit, a cancelled run, and a failure that comes again."""
 
-import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,7 +9,7 @@ import torch
 
 from launch import run_folder
 from launch.exit_codes import STOPPED
-from tests.slurm_cluster import Cluster, missing_reason, running_cluster
+from tests.slurm_cluster import Cluster
 from tests.slurm_jobs import Run, ringmark, submit
 
 pytestmark = [pytest.mark.xdist_group("slurm"), pytest.mark.timeout(300)]
@@ -32,15 +31,6 @@ EPOCHS = "20"
 
 
 @pytest.fixture(scope="module")
-def slurm_cluster() -> Iterator[Cluster]:
-    reason = missing_reason()
-    if reason:
-        (pytest.fail if os.environ.get("CI") else pytest.skip)(reason)
-    with running_cluster() as cluster:
-        yield cluster
-
-
-@pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("place")
     (folder / "mine.py").write_text(SLOW)
@@ -54,8 +44,12 @@ def training(place: Path, out: Path) -> list[str]:
 
 @pytest.fixture(scope="module")
 def undisturbed(slurm_cluster: Cluster, place: Path) -> dict[str, torch.Tensor]:
+    return golden(slurm_cluster, place)
+
+
+def golden(cluster: Cluster, place: Path) -> dict[str, torch.Tensor]:
     """Weights of the same training by two ranks of this machine."""
-    done = ringmark(slurm_cluster, "train", "--nproc-per-node", "2", *training(place, place / "golden")[1:], cwd=place)
+    done = ringmark(cluster, "train", "--nproc-per-node", "2", *training(place, place / "golden")[1:], cwd=place)
     assert done.returncode == 0, done.stderr
     return weights(place / "golden")
 

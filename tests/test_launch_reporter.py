@@ -34,10 +34,17 @@ def test_without_a_launcher_of_ours_nobody_speaks(environ: dict[str, str]) -> No
     assert reporter(environ) is None
 
 
-def test_nobody_who_listens_is_no_failure(tmp_path: Path) -> None:
-    speaker = Reporter(str(tmp_path / "nowhere"), 0)
+def test_nobody_who_listens_is_no_failure(tmp_path: Path, ear: socket.socket) -> None:
+    speaker = Reporter(str(tmp_path / "s"), 0)
+    (tmp_path / "s").rename(tmp_path / "away")
     speaker.step(1)
     speaker.words(last_words(ValueError("x")))
+    (tmp_path / "away").rename(tmp_path / "s")
+    speaker.step(2)
+    assert json.loads(ear.recv(1 << 16))["step"] == 2  # what was said to nobody is lost, and the speaker is not
+    ear.close()
+    speaker.words(last_words(ValueError("x")))  # to a socket that nobody holds any more
+    assert (tmp_path / "s").is_socket()
 
 
 def test_a_step_is_dropped_rather_than_waited_for(tmp_path: Path, ear: socket.socket) -> None:

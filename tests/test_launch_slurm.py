@@ -2,13 +2,12 @@
 
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from bench.record import read
-from tests.slurm_cluster import Cluster, missing_reason, running_cluster
+from tests.slurm_cluster import Cluster
 from tests.slurm_jobs import ringmark, submit
 
 pytestmark = [pytest.mark.xdist_group("slurm"), pytest.mark.timeout(240)]
@@ -22,16 +21,6 @@ HOSTILE = (
     "",
     "--no",
 )
-
-
-@pytest.fixture(scope="module")
-def slurm_cluster() -> Iterator[Cluster]:
-    reason = missing_reason()
-    if reason:
-        # A skip that nobody reads is how a test dies: where it must run, it fails.
-        (pytest.fail if os.environ.get("CI") else pytest.skip)(reason)
-    with running_cluster() as cluster:
-        yield cluster
 
 
 def test_ranks_devices_and_cpus_are_the_same_whoever_starts_the_ranks(slurm_cluster: Cluster, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -18,21 +18,12 @@ from launch.resubmit import resubmit
 from launch.status import status
 from launch.submit import submit
 from tests import batch_recorder
-from tests.slurm_cluster import Cluster, missing_reason, running_cluster
+from tests.slurm_cluster import Cluster
 
 pytestmark = pytest.mark.xdist_group("slurm")
 ROOT = Path(__file__).resolve().parent.parent
 JOB_TIMEOUT_S = 30
 FOLLOW = "import sys; from launch.logs import logs; sys.exit(logs(sys.argv[1:]))"
-
-
-@pytest.fixture(scope="module")
-def slurm_cluster() -> Iterator[Cluster]:
-    reason = missing_reason()
-    if reason:
-        (pytest.fail if os.environ.get("CI") else pytest.skip)(reason)
-    with running_cluster() as cluster:
-        yield cluster
 
 
 @pytest.fixture
@@ -106,7 +97,8 @@ def test_a_run_is_watched_stopped_and_taken_up_again(
     assert f"job      {second} RUNNING\n" in shown(capfd, run)
 
     assert cancel([str(run), "--now"]) == 0
-    assert slurm_cluster.wait_for(second, JOB_TIMEOUT_S)["JobState"] == "CANCELLED"
+    # By SLURM, unless the recorder has seen the file before that; not by running out of its minute, in any case.
+    assert slurm_cluster.wait_for(second, JOB_TIMEOUT_S)["JobState"] in ("CANCELLED", "FAILED")
     assert "attempt  2 of at most 100\n" in shown(capfd, run)
 
 

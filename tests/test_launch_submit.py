@@ -1,11 +1,10 @@
 """From a command line to a run folder and jobs: what is checked before, and what a real cluster makes of it."""
 
 import json
-import os
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -16,19 +15,10 @@ from launch.plan import plan
 from launch.sites import Site
 from launch.submit import submit
 from tests import batch_recorder
-from tests.slurm_cluster import Cluster, missing_reason, running_cluster
+from tests.slurm_cluster import Cluster
 
 pytestmark = pytest.mark.xdist_group("slurm")
 ROOT = Path(__file__).resolve().parent.parent
-
-
-@pytest.fixture(scope="module")
-def slurm_cluster() -> Iterator[Cluster]:
-    reason = missing_reason()
-    if reason:
-        (pytest.fail if os.environ.get("CI") else pytest.skip)(reason)
-    with running_cluster() as cluster:
-        yield cluster
 
 
 @pytest.fixture
