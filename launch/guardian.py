@@ -7,7 +7,7 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 
-from launch.processes import sweep
+from launch.processes import EVERYBODYS, sweep
 
 IGNORED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
 
@@ -37,10 +37,12 @@ class Guardian:
 
     def watch(self, session: int) -> None:
         """Have all processes of a session ended with the launch, and what descends from its leader."""
+        _check(session)
         os.write(self._write, f"{SESSION} {session}\n".encode())
 
     def watch_adopter(self, session: int) -> None:
         """The same, and its leader, which adopts orphans, after all others."""
+        _check(session)
         os.write(self._write, f"{LAST} {session}\n".encode())
 
     def release(self) -> None:
@@ -54,6 +56,12 @@ class Guardian:
             os.close(write)
         with contextlib.suppress(ChildProcessError):
             os.waitpid(self.pid, 0)
+
+
+def _check(session: int) -> None:
+    """Raise ValueError for what is no session of a process that somebody has started: all of it would be killed."""
+    if session in EVERYBODYS:
+        raise ValueError(f"expected the session of a process that was started, got {session}; report this")
 
 
 @contextlib.contextmanager

@@ -11,6 +11,8 @@ PR_SET_PDEATHSIG = 1
 PR_SET_NAME = 15
 PR_SET_CHILD_SUBREAPER = 36
 SWEEPS = 100
+EVERYBODYS = {0, 1}
+"""Process ids that no launch may call its own, not even as the first process of a container."""
 
 
 def _prctl(option: int, value: int) -> None:
@@ -79,7 +81,9 @@ def sweep(roots: Collection[int], sessions: Collection[int], mark: bytes, spared
     """Kill everything that belongs to a launch until nothing of it is left -> how many processes it met.
 
     What belongs to it descends from one of `roots`, is of one of the sessions, or has the mark in its environment.
+    Everything descends from 0 and 1, and the kernel's own threads are of session 0: these are left out.
     """
+    roots, sessions = set(roots) - EVERYBODYS, set(sessions) - EVERYBODYS
     met: set[int] = set()
     for _ in range(SWEEPS):
         own = {pid for pid, fields in _all() if int(fields[3]) in sessions}
@@ -94,7 +98,9 @@ def sweep(roots: Collection[int], sessions: Collection[int], mark: bytes, spared
 
 
 def kill(pid: int, number: int) -> None:
-    """Send a signal to a process that may be gone."""
+    """Send a signal to a process that may be gone, or was never born; 0 would mean all of the caller's group."""
+    if pid <= 0:
+        return
     try:
         os.kill(pid, number)
     except ProcessLookupError:

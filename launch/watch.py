@@ -68,7 +68,8 @@ class Watch:
             if life.stack_file is not None
         )
         for life in lives.values():
-            self.session(life.pid)
+            if life.pid:  # else it was never born
+                self.session(life.pid)
         if self.hang_timeout_s is not None and self._handles:
             self._watchdog = Watchdog(self._handles, timeout_s=self.hang_timeout_s, logs=self.logs, on_hang=self._hang)
             self.witness.on_step = self._watchdog.progress

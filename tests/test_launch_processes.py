@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from launch import processes
+from launch.guardian import Guardian
 from launch.processes import descendants, kill, sweep
 from tests.launches import ROOT, processes_of
 
@@ -101,6 +103,19 @@ def test_a_sweep_ends_what_has_a_session_or_a_mark(tmp_path: Path) -> None:
         for process in (by_session, by_mark, other):
             process.kill()
             process.communicate()
+
+
+def test_a_sweep_of_everybodys_processes_is_one_of_nobodys(monkeypatch: pytest.MonkeyPatch) -> None:
+    killed: list[int] = []
+    monkeypatch.setattr(processes, "kill", lambda pid, number: killed.append(pid))  # for it would be all of them
+    monkeypatch.setattr(processes, "SWEEPS", 1)
+    assert sweep([0, 1], [0, 1], b"RINGMARK_TEST=nobody's", ()) == 0
+    assert killed == []
+    guardian = object.__new__(Guardian)
+    for session in (0, 1):
+        for watch in (guardian.watch, guardian.watch_adopter):
+            with pytest.raises(ValueError, match="expected the session of a process that was started"):
+                watch(session)
 
 
 @pytest.mark.parametrize(("parent", "left"), [("real", 2), ("another", 1)])
