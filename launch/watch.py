@@ -62,14 +62,14 @@ class Watch:
     def running(self, lives: Mapping[int, Life]) -> None:
         """The ranks of a round were started."""
         self.lives = lives
+        born = [life for life in lives.values() if life.pid]
         self._handles = tuple(
             RankHandle(rank=life.rank, host=self.host, pid=life.pid, stack_file=life.stack_file)
-            for life in lives.values()
+            for life in born
             if life.stack_file is not None
         )
-        for life in lives.values():
-            if life.pid:  # else it was never born
-                self.session(life.pid)
+        for life in born:
+            self.session(life.pid)
         if self.hang_timeout_s is not None and self._handles:
             self._watchdog = Watchdog(self._handles, timeout_s=self.hang_timeout_s, logs=self.logs, on_hang=self._hang)
             self.witness.on_step = self._watchdog.progress
