@@ -1,14 +1,17 @@
 """Plot -> SVG text that stands in a page: deterministic, legible on light and dark, with a text alternative."""
 
 import re
+import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from io import BytesIO
 from typing import Any
 from xml.etree import ElementTree
 
+from bench.plots_axes import dress, x_text, y_text
 from bench.plots_step import HeatMap, paint, words
 from bench.section import Plot, Series
-from bench.text import clean, number, percent
+from bench.text import clean, plural
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 """Okabe and Ito's palette for all kinds of colour vision, without black and yellow, which vanish on dark and light."""
@@ -16,8 +19,16 @@ MARKERS = ("o", "s", "^", "D", "v", "P")
 DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.5, 1.5)))
 INK = "#010203"
 """Drawn in this colour, which nothing else uses, and then replaced by the colour of the page's text."""
-WIDTH_IN, HEIGHT_IN, LEGEND_ROW_IN = 5.0, 3.1, 0.2
+WIDTH_IN, HEIGHT_IN, LEGEND_ROW_IN = 5.0, 3.2, 0.22
 """A figure is as high as HEIGHT_IN and the rows of its legend."""
+PALE = ("ideal", "mark")
+"""Kinds of lines that are drawn thinly, in the colour of text."""
+LETTERS = "abcdefghij"
+"""What marks are called in the picture; the legend says what each stands for."""
+MOST_SERIES = 12
+"""Lines of one plot; the others are in the table."""
+MOST_MARKERS = 40
+"""Points of a line that have a marker and an error bar of their own."""
 LONGEST_LABEL = 56
 """Characters of a label in the legend."""
 STYLE: dict[Any, Any] = {
@@ -26,7 +37,7 @@ STYLE: dict[Any, Any] = {
     "text.parse_math": False,
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],
-    "font.size": 9.5,
+    "font.size": 10.5,
     "figure.facecolor": "none",
     "axes.facecolor": "none",
     "text.color": INK,
@@ -40,6 +51,16 @@ STYLE: dict[Any, Any] = {
     "grid.alpha": 0.12,
     "legend.frameon": False,
 }
+
+
+def limited(plot: Plot) -> Plot:
+    """The plot with at most MOST_SERIES lines, and a note that says how many are left out."""
+    left = len(plot.series) - MOST_SERIES
+    if left <= 0 or isinstance(plot, HeatMap):
+        return plot
+    kept = _with_marks(plot.series)[:MOST_SERIES]
+    note = f"{plot.note} {plural(left, 'more line')} in the table.".strip()
+    return replace(plot, series=tuple(kept), note=note)
 
 
 def svg(plot: Plot, identity: str) -> str:
@@ -56,12 +77,16 @@ def svg(plot: Plot, identity: str) -> str:
         if not paint(figure, axes, plot, COLOURS, INK):
             for place, series in enumerate(_with_marks(plot.series)):
                 _draw(axes, series, place, _offset(plot, place))
-            _dress(axes, plot)
-        if not isinstance(plot, HeatMap):  # its colours have a bar of their own
-            figure.legend(loc="outside lower left", ncols=columns, fontsize=9, handlelength=3.2)
+            _draw_marks(axes, [series for series in plot.series if series.kind == "mark" and series.points])
+            dress(axes, plot)
+        # A heat map's colours have a bar of their own, and one line that the y axis names needs no legend.
+        if not isinstance(plot, HeatMap) and [each.label for each in plot.series] != [plot.y_label]:
+            figure.legend(loc="outside lower left", ncols=columns, fontsize=9.5, handlelength=3.2)
         buffer = BytesIO()
         metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-        FigureCanvasSVG(figure).print_svg(buffer, metadata=metadata)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Glyph")  # text stays text, and the browser has more fonts
+            FigureCanvasSVG(figure).print_svg(buffer, metadata=metadata)
     return _embedded(ElementTree.fromstring(buffer.getvalue()), plot, identity)
 
 
@@ -73,14 +98,21 @@ def alternative(plot: Plot) -> str:
     for series in plot.series:
         if series.points:
             ends = [series.points[0], series.points[-1]] if len(series.points) > 1 else [series.points[0]]
-            told = " to ".join(f"{percent(y) if plot.y_percent else number(y)} at {number(x)}" for x, y in ends)
-            lines.append(f"{clean(series.label)}: {told}.")
+            told = " to ".join(f"{y_text(plot, y)} at {x_text(plot, x)}" for x, y in ends)
+            told = x_text(plot, series.points[0][0]) if series.kind == "mark" else told
+            lines.append(f"{clean(series.label)}: {told}{_interval_words(plot, series)}.")
     return " ".join(lines)
 
 
+def _interval_words(plot: Plot, series: Series) -> str:
+    """The interval of the last point, if it has one."""
+    ends = series.ranges[-1] if series.ranges and len(series.ranges) == len(series.points) else None
+    return f" ({y_text(plot, ends[0])} to {y_text(plot, ends[1])})" if ends else ""
+
+
 def _with_marks(series: Sequence[Series]) -> list[Series]:
-    """The ideal line last, so that the others get the first colours whether or not it is there."""
-    return sorted(series, key=lambda each: each.kind == "ideal")
+    """Measured lines first, so that they get the first colours whether or not there are ideal lines and marks."""
+    return sorted(series, key=lambda each: ("ideal", "mark").index(each.kind) + 1 if each.kind in PALE else 0)
 
 
 def _offset(plot: Plot, place: int) -> float:
@@ -95,14 +127,28 @@ def _draw(axes: Any, series: Series, place: int, offset: float) -> None:
     x, y = [point[0] for point in series.points], [point[1] for point in series.points]
     colour, dash = COLOURS[place % len(COLOURS)], DASHES[place % len(DASHES)]
     look = {"color": colour, "linestyle": dash, "linewidth": 1.7}
+    if series.kind == "mark":
+        return
     if series.kind == "ideal":
         axes.plot(x, y, label=label, color=INK, alpha=0.55, linestyle=(0, (2, 2)), linewidth=1.2)
     elif series.kind == "stairs":
         axes.plot([*x[:1], *x], [*[0.0][: len(y)], *y], label=label, drawstyle="steps-post", **look)
     else:
-        marks = {"marker": MARKERS[place % len(MARKERS)], "markersize": 4.5 if len(x) <= 40 else 0.0}
+        few = len(x) <= MOST_MARKERS
+        marks = {"marker": MARKERS[place % len(MARKERS)], "markersize": 4.5 if few else 0.0}
         axes.plot([value * offset for value in x], y, label=label, **look, **marks)
-        _error_bars(axes, series, offset, colour)
+        if few:
+            _error_bars(axes, series, offset, colour)
+
+
+def _draw_marks(axes: Any, marks: Sequence[Series]) -> None:
+    """Upright lines, each with a letter on top, at two heights in turn so that neighbours stay apart."""
+    for place, (letter, series) in enumerate(zip(LETTERS, marks, strict=False)):
+        x = series.points[0][0]
+        label = f" {letter}: {clean(series.label)}"
+        axes.axvline(x, color=INK, alpha=0.55, linestyle=(0, (1, 2)), linewidth=1.2, label=label[:LONGEST_LABEL])
+        above = {"xycoords": ("data", "axes fraction"), "ha": "center", "va": "bottom", "fontsize": 9}
+        axes.annotate(letter, (x, 1.005 + 0.05 * (place % 2)), annotation_clip=False, **above)
 
 
 def _error_bars(axes: Any, series: Series, offset: float, colour: str) -> None:
@@ -114,29 +160,6 @@ def _error_bars(axes: Any, series: Series, offset: float, colour: str) -> None:
         )
         x, y = [x * offset for x, _, _ in known], [y for _, y, _ in known]
         axes.errorbar(x, y, yerr=(below, above), fmt="none", ecolor=colour, elinewidth=1.3, capsize=5)
-
-
-def _dress(axes: Any, plot: Plot) -> None:
-    """Scales, ticks, limits and labels."""
-    from matplotlib.ticker import FuncFormatter, NullLocator
-
-    axes.set_xlabel(clean(plot.x_label))
-    axes.set_ylabel(clean(plot.y_label))
-    axes.grid(axis="y")
-    plain = FuncFormatter(lambda value, _: f"{value:,.6g}")
-    if plot.log2_x:
-        axes.set_xscale("log", base=2)
-    if plot.log2_y:
-        axes.set_yscale("log", base=2)
-    if plot.x_ticks:
-        axes.set_xticks(plot.x_ticks)
-        axes.xaxis.set_minor_locator(NullLocator())
-        axes.xaxis.set_major_formatter(plain)
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:.6g} %") if plot.y_percent else plain)
-    highest = max((y for series in plot.series for _, y in series.points), default=0.0)
-    if plot.y_zero and not plot.log2_y and highest > 0:
-        # Set from the points, not the error bars: an interval of two rounds may reach a hundred times higher.
-        axes.set_ylim(0.0, 1.12 * highest)
 
 
 def _embedded(root: ElementTree.Element, plot: Plot, identity: str) -> str:
@@ -170,6 +193,8 @@ def _attribute(name: str, value: str, identity: str) -> str:
         return f"{identity}-{value}"
     if name.endswith("href") and value.startswith("#"):
         return f"#{identity}-{value[1:]}"
+    if name in ("d", "x", "y"):
+        return re.sub(r"(\.\d\d)\d+", r"\1", value)  # hundredths of a point: half the size of a page
     if name == "style":
         value = re.sub(r"font-family: [^;]*", "font-family: inherit", value)
     return value.replace("url(#", f"url(#{identity}-").replace(INK, "currentColor")

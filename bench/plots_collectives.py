@@ -10,7 +10,7 @@ from bench.text import number
 MOST_MARKS = 4
 """Bucket sizes that are marked."""
 TICKS_KIB = (0.0078125, 0.0625, 0.5, 4.0, 32.0, 256.0, 2048.0, 16384.0, 131072.0)
-"""Where the size axis is labelled."""
+"""Where the size axis is labelled: 8 B, 64 B, 512 B, 4 KiB, ..."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,13 +43,14 @@ def busbw_plot(title: str, curves: Sequence[Curve], buckets: Sequence[int], mode
         label = f"{model}: bucket of {number(size_bytes / 2**20)} MiB" if buckets else _cap_label(size_bytes)
         if size_kib <= largest_kib:
             points = ((size_kib, min(rates)), (size_kib, max(rates)))
-            series.append(Series(label=label, points=points, kind="ideal"))
+            series.append(Series(label=label, points=points, kind="mark"))
     return Plot(
         title=title,
-        x_label="size S, KiB",
+        x_kib=True,
+        x_label="size S",
         y_label="busbw, GB/s",
         series=tuple(series),
-        note="Error bars: slowest and fastest round. Upright lines: sizes that DistributedDataParallel sends.",
+        note="Error bars: slowest and fastest round. Upright lines: sizes that DDP sends.",
         x_ticks=tuple(tick for tick in TICKS_KIB if smallest_kib <= tick <= largest_kib) or (smallest_kib,),
         log2_x=True,
         log2_y=True,

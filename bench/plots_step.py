@@ -16,6 +16,12 @@ MOST_STEPS = 120
 """Steps in a heat map, the last ones."""
 MOST_RANKS = 64
 """Ranks in a heat map."""
+MOST_FIELDS = 2560
+"""Fields of a heat map: more of them make a page of megabytes."""
+MOST_NAMES = 12
+"""Names of rows beside a heat map, and of bars below a stack."""
+SHADES = 32
+"""Colours of a heat map."""
 HATCHES = ("", "///", "...", "\\\\\\", "xx", "++")
 """So that parts can be told apart without colours."""
 
@@ -54,22 +60,34 @@ def _paint_stack(axes: Any, plot: Stacked, colours: Sequence[str], ink: str) -> 
         axes.bar(range(len(bars)), heights, 0.6, bottoms, label=f" {clean(series.label)}", linewidth=0.4, **look)
         above = [high + max(y, 0.0) for y, high in zip(heights, above, strict=True)]
         below = [low + min(y, 0.0) for y, low in zip(heights, below, strict=True)]
-    axes.set_xticks(range(len(bars)), [f"{x:g}" for x in bars])
+    shown = range(0, len(bars), -(-len(bars) // MOST_NAMES) or 1)
+    axes.set_xticks(shown, [f"{bars[place]:g}" for place in shown])
+    axes.set_xlim(-0.5 - max(0, 3 - len(bars)) / 2, len(bars) - 0.5 + max(0, 3 - len(bars)) / 2)
     axes.set_xlabel(clean(plot.x_label))
     axes.set_ylabel(clean(plot.y_label))
+    axes.grid(axis="y")
+    axes.set_axisbelow(True)
 
 
 def _paint_heat(figure: Any, axes: Any, plot: HeatMap) -> None:
     rows = [[y for _, y in series.points] for series in plot.series]
     first = plot.series[0].points[0][0] if plot.series and plot.series[0].points else 0.0
-    extent = (first - 0.5, first + len(rows[0]) - 0.5, len(rows) - 0.5, -0.5) if rows and rows[0] else None
-    image = axes.pcolormesh(rows, cmap="cividis", rasterized=False) if extent else None
-    axes.set_yticks([place + 0.5 for place in range(len(rows))], [clean(series.label) for series in plot.series])
+    from matplotlib import colormaps
+
+    image = None
+    if rows and rows[0]:
+        edges = [first - 0.5 + step for step in range(len(rows[0]) + 1)]
+        colours = colormaps["cividis"].resampled(SHADES)
+        image = axes.pcolormesh(edges, range(len(rows) + 1), rows, cmap=colours, edgecolors="face", linewidth=0.8)
+    named = range(0, len(rows), -(-len(rows) // MOST_NAMES) or 1)
+    axes.set_yticks([place + 0.5 for place in named], [clean(plot.series[place].label) for place in named])
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.invert_yaxis()
     axes.set_xlabel(clean(plot.x_label))
     axes.set_ylabel(clean(plot.y_label))
     if image is not None:
-        figure.colorbar(image, ax=axes, label=clean(plot.colour_label))
+        bar = figure.colorbar(image, ax=axes, label=clean(plot.colour_label))
+        bar.solids.set_rasterized(False)  # a picture in the page would need a place in its policy
 
 
 def words(plot: Plot) -> str | None:
@@ -113,14 +131,15 @@ def heat(label: str, blocks: Sequence[StepBlock]) -> HeatMap:
     """What each rank did by itself in the last steps, in ms: a late rank is a bright row, a busy machine a column."""
     block = of_arm(blocks, TRAIN)[-1]
     steps = len(block.step_s[0])
-    shown = range(max(0, steps - MOST_STEPS), steps)
+    most = min(MOST_STEPS, MOST_FIELDS // min(block.ranks, MOST_RANKS))
+    shown = range(max(0, steps - most), steps)
     series = []
     for rank in range(min(block.ranks, MOST_RANKS)):
         own = [step - wait for step, wait in zip(block.step_s[rank], block.of("wait", rank), strict=True)]
         series.append(Series(label=f"rank {rank}", points=tuple((float(step), 1e3 * own[step]) for step in shown)))
     return HeatMap(
         title=f"Ranks and steps of {label}",
-        x_label=f"the last {len(shown)} steps",
+        x_label=f"step of the last block, of {steps} steps",
         y_label="",
         colour_label="ms without waiting for others",
         series=tuple(series),

@@ -1,4 +1,4 @@
-"""The report of a folder of records, three times the same: in the terminal, as Markdown, as one HTML page."""
+"""The report of a folder of records, three times the same: terminal, Markdown, one HTML page; and its cells as CSV."""
 
 import os
 import re
@@ -12,17 +12,21 @@ from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderR
 from rich.table import Table as Grid
 from rich.text import Text
 
+from bench.csv_export import csv_text
 from bench.record import read
 from bench.section import Table
-from bench.summary import Summary, summarise
+from bench.summary import Summary, summarise, usable
 
 MARKDOWN = "report.md"
 HTML = "report.html"
+CSV = "report.csv"
 STATUS_COLUMN = "status"
 UNBROKEN = 16
 """Characters of a cell that the terminal keeps in one line."""
 GAP = 2
 """Characters between columns."""
+TALL = 60
+"""Rows above which a table of the page scrolls by itself, below a heading that stays."""
 
 
 @dataclass(frozen=True)
@@ -47,11 +51,17 @@ def terminal(summary: Summary) -> RenderableType:
         verdict.add_row(Text(fact.label), Text.assemble((fact.value, style), f"\n{details}" if details else ""))
     parts: list[RenderableType] = [verdict]
     for table in all_tables(summary):
-        parts += [Text(f"\n{table.title}", style="bold"), Fitting(table)]
+        parts += [Text(f"\n{table.title}", style="bold"), *(Text(str(fact)) for fact in table.lead), Fitting(table)]
         parts += [Text(table.note, style="dim")] if table.note else []
-    if summary.remarks:
-        parts += [Text("\nRemarks", style="bold"), *(Text(remark, style="yellow") for remark in summary.remarks)]
+    for title, sentences in lists(summary):
+        parts += [Text(f"\n{title}", style="bold"), *(Text(sentence, style="yellow") for sentence in sentences)]
     return Group(*parts)
+
+
+def lists(summary: Summary) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    """Title and sentences of what stands below the tables, as far as there is any."""
+    both = (("More caveats", summary.caveats), ("Remarks", summary.remarks))
+    return tuple((title, sentences) for title, sentences in both if sentences)
 
 
 def all_tables(summary: Summary) -> tuple[Table, ...]:
@@ -110,10 +120,12 @@ def markdown(summary: Summary) -> str:
         lines.append(f"- **{escaped(fact.label)}**: **{escaped(fact.value)}**")
         lines += [f"  - {escaped(detail)}" for detail in fact.details]
     for table in all_tables(summary):
-        lines += ["", f"## {escaped(table.title)}", "", *_markdown_table(table)]
+        lines += ["", f"## {escaped(table.title)}", ""]
+        lines += [*(f"- {escaped(str(fact))}" for fact in table.lead), ""] if table.lead else []
+        lines += _markdown_table(table)
         lines += ["", escaped(table.note)] if table.note else []
-    if summary.remarks:
-        lines += ["", "## Remarks", "", *(f"- {escaped(remark)}" for remark in summary.remarks)]
+    for title, sentences in lists(summary):
+        lines += ["", f"## {title}", "", *(f"- {escaped(sentence)}" for sentence in sentences)]
     if summary.plots:
         lines += ["", f"Plots are in {HTML}, beside this file."]
     return "\n".join(lines) + "\n"
@@ -137,24 +149,30 @@ def html(summary: Summary) -> str:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 
-    from bench.plots import svg
+    from bench.plots import limited, svg
 
     loader = FileSystemLoader(Path(__file__).parent / "templates")
     page = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     # Markup is for our own SVG alone: it is serialised from an element tree, so text in it is escaped already.
-    drawn = [(plot, Markup(svg(plot, f"plot{place}"))) for place, plot in enumerate(summary.plots, start=1)]
+    plots = [limited(plot) for plot in summary.plots]
+    drawn = [(plot, Markup(svg(plot, f"plot{place}"))) for place, plot in enumerate(plots, start=1)]
+    tables = [
+        (table, [table.is_numeric(place) for place in range(len(table.columns))]) for table in all_tables(summary)
+    ]
     return page.get_template("report.html.j2").render(
-        summary=summary, tables=all_tables(summary), plots=drawn, is_bad=is_bad
+        summary=summary, tables=tables, lists=lists(summary), plots=drawn, is_bad=is_bad, tall=TALL
     )
 
 
 def write_report(folder: Path) -> Summary:
-    """Read a folder's records, write report.md and report.html beside them, return what they say.
+    """Read a folder's records, write report.md, report.html and report.csv beside them, return what they say.
 
     Raises ValueError if the folder holds no records that can be read.
     """
-    summary = summarise(*read(folder))
-    for name, text in ((MARKDOWN, markdown(summary)), (HTML, html(summary))):
+    records, complaints = read(folder)
+    summary = summarise(records, complaints)
+    table = csv_text(usable(records, []))
+    for name, text in ((MARKDOWN, markdown(summary)), (HTML, html(summary)), (CSV, table)):
         _write(folder / name, text)
     return summary
 

@@ -1,7 +1,11 @@
 """What a report is made of: facts, tables, plots; plain frozen data, so that every rendering says the same."""
 
+import re
 from dataclasses import dataclass
 from typing import Literal
+
+NUMERIC = re.compile(r"[+-]?\d")
+"""How a number begins; --amp is none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,11 +32,13 @@ class Table:
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     note: str = ""
+    lead: tuple[Fact, ...] = ()
+    """What its records say in short, for which the verdict has no room; shown above the rows."""
 
     def is_numeric(self, column: int) -> bool:
         """True if every cell of the column starts like a number or is not a value at all: align it to the right."""
-        cells = [row[column] for row in self.rows if row[column] not in ("n/a", "-", "base")]
-        return bool(cells) and all(cell[:1].isdigit() or cell[:1] in "+-" for cell in cells)
+        cells = [row[column] for row in self.rows if row[column] not in ("n/a", "-", "base", "")]
+        return bool(cells) and all(NUMERIC.match(cell) for cell in cells)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +50,8 @@ class Series:
     """x and y."""
     ranges: tuple[tuple[float, float] | None, ...] = ()
     """Low and high end of an interval around each point's y, drawn as error bars; empty for none at all."""
-    kind: Literal["line", "stairs", "ideal"] = "line"
+    kind: Literal["line", "stairs", "ideal", "mark"] = "line"
+    """stairs: a distribution; ideal: what could be at best; mark: an upright line at the first point's x."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +69,8 @@ class Plot:
     """Ticks one doubling apart are equally far apart."""
     log2_y: bool = False
     """The same for y, so that what is proportional stays a straight line."""
+    x_kib: bool = False
+    """x is a size in KiB; ticks and words show it as B, KiB, MiB or GiB."""
     y_zero: bool = False
     """Start the y axis at zero."""
     y_percent: bool = False

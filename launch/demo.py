@@ -45,7 +45,7 @@ def clear(out: Path) -> None:
     """Remove an earlier demo's results, and nothing else."""
     for name in ("tensorboard", "checkpoints"):
         shutil.rmtree(out / name, ignore_errors=True)
-    for name in ("records.jsonl", "report.md", "report.html", "model.pt"):
+    for name in ("records.jsonl", "report.md", "report.html", "report.csv", "model.pt"):
         (out / name).unlink(missing_ok=True)
 
 

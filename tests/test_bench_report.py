@@ -14,9 +14,10 @@ from rich.console import Console
 
 from bench import report
 from bench.record import FILE_NAME, Record, append
-from bench.summary import Summary, summarise
-from bench.text import LONGEST, clean, duration, number
-from tests.bench_records import cell, find, fit_record, step_record, study
+from bench.section import Table
+from bench.summary import MOST_CAVEATS, MOST_LEADS, MOST_PLOTS, VERDICT_LINES, Summary, summarise
+from bench.text import LONGEST, clean, duration, number, value_text
+from tests.bench_records import all_cases, cell, find, fit_record, many, step_record, study
 
 HOSTILE = "<script>alert(1)</script>|`rm -rf`\x1b[31m[red]x[/red]$y$\u202e\ud800*b*\nline\x9b2J"
 ALLOWED_TAGS = re.compile(
@@ -57,15 +58,17 @@ class Page(HTMLParser):
 
 
 def test_the_three_renderings_say_the_same(tmp_path: Path) -> None:
-    for record in study():
+    for record in all_cases():
         append(tmp_path, record)
     with (tmp_path / FILE_NAME).open("a") as file:
         file.write("{torn\n")
     summary = report.write_report(tmp_path)
+    assert any(table.lead for table in summary.tables)
     page = Page((tmp_path / report.HTML).read_text()).text
     marks = html.unescape(re.sub(r"\\([\\`*_|\[\]~$#])", r"\1", (tmp_path / report.MARKDOWN).read_text()))
     screen = without_style(in_terminal(summary))
-    texts = [text for fact in summary.facts for text in (fact.label, fact.value, *fact.details)]
+    facts = [*summary.facts, *(fact for table in summary.tables for fact in table.lead)]
+    texts = [text for fact in facts for text in (fact.label, fact.value, *fact.details)]
     for table in report.all_tables(summary):
         texts += [table.title, table.note, *table.columns, *(cell for row in table.rows for cell in row)]
     assert len(summary.remarks) == 1
@@ -172,7 +175,7 @@ def test_a_page_needs_nothing_but_itself(tmp_path: Path) -> None:
         append(tmp_path, record)
     report.write_report(tmp_path)
     page = (tmp_path / report.HTML).read_text()
-    assert "default-src 'none'; style-src 'unsafe-inline'; img-src data:" in page
+    assert "content=\"default-src 'none'; style-src 'unsafe-inline'\"" in page
     assert not re.search(r"<(script|link|iframe|img)\b|@import|https?://(?!www\.w3\.org/2000/svg)", page)
     assert page.count('class="scroll" tabindex="0"') == len(re.findall("<table", page))
 
@@ -208,4 +211,44 @@ def test_a_report_is_replaced_as_a_whole_and_leaves_nothing_beside_it(tmp_path: 
     page = (tmp_path / report.HTML).read_bytes()
     assert report.write_report(tmp_path) == first
     assert (tmp_path / report.HTML).read_bytes() == page
-    assert {path.name for path in tmp_path.iterdir()} == {FILE_NAME, report.HTML, report.MARKDOWN}
+    assert {path.name for path in tmp_path.iterdir()} == {FILE_NAME, report.HTML, report.MARKDOWN, report.CSV}
+
+
+# Many cells, and one
+
+
+def test_five_thousand_cells_make_a_page_that_can_be_used(tmp_path: Path) -> None:
+    records = many(5000)
+    assert len({value_text([record.case, record.cell]) for record in records}) == len(records) == 5000
+    (tmp_path / FILE_NAME).write_text("".join(json.dumps(asdict(record)) + "\n" for record in records))
+    summary = report.write_report(tmp_path)
+    page = (tmp_path / report.HTML).read_text()
+    assert len(page) < 8_000_000
+    drawings = re.findall(r"<svg.*?</svg>", page, re.DOTALL)
+    assert 10 < len(drawings) == len(summary.plots) <= 5 * MOST_PLOTS
+    assert max(map(len, drawings)) < 250_000
+    assert max(drawing.count('id="plot') for drawing in drawings) < 400
+    assert len(summary.facts) <= VERDICT_LINES + 1
+    assert max(len(table.lead) for table in summary.tables) <= MOST_LEADS + 1
+    assert len(next(fact for fact in summary.facts if fact.label == "Confidence").details) <= MOST_CAVEATS + 1
+    assert len(summary.tables) < 200
+    assert (tmp_path / report.CSV).read_text().count("\n") == 5001
+    shown = sum(len(table.rows) for table in summary.tables if not table.title.startswith(("Where", "Cost", "Steps")))
+    assert shown == 5000 - sum(record.case == "train_step" for record in records)
+    assert any("plots of scaling left out" in remark for remark in summary.remarks)
+
+
+def test_one_cell_makes_a_page_too(tmp_path: Path) -> None:
+    append(tmp_path, step_record(cell(1, 10, "single"), 0.1))
+    summary = report.write_report(tmp_path)
+    assert [fact.label for fact in summary.facts] == ["Throughput", "Efficiency", "Confidence", "Environment"]
+    page = (tmp_path / report.HTML).read_text()
+    assert page.count("<svg") == 1
+    assert "100 samples/s" in page
+    assert (tmp_path / report.CSV).read_text().count("\n") == 2
+
+
+def test_options_are_no_numbers_and_stand_on_the_left() -> None:
+    rows = (("1.5", "--amp off", "n/a", "-"), ("-2", "--amp bf16", "+3 %", ""))
+    table = Table(title="t", columns=("a", "b", "c", "d"), rows=rows)
+    assert [table.is_numeric(place) for place in range(4)] == [True, False, True, False]

@@ -7,9 +7,10 @@ import pytest
 
 from bench.cell import Cell
 from bench.record import Record
-from bench.summary import summarise
+from bench.section import Fact, Section
+from bench.summary import MOST_CAVEATS, VERDICT_LINES, _shared_out, summarise
 from bench.text import clean
-from tests.bench_records import ENVIRONMENT, cell, find, fit_record, rows, step_record, study
+from tests.bench_records import ENVIRONMENT, all_cases, cell, find, fit_record, rows, step_record, study
 
 
 def test_a_study_is_compared_to_the_single_process_as_computed_by_hand() -> None:
@@ -185,3 +186,73 @@ def test_a_caveat_of_several_studies_is_said_once_and_names_them() -> None:
 def test_ranks_that_share_a_gpu_are_a_caveat(nodes: int, crowded: bool) -> None:
     record = fit_record(cell={"ranks": 4}, environment={"device": "NVIDIA T4", "gpus": 2, "nodes": nodes})
     assert ("More ranks than GPUs (4 ranks per node on 2)" in str(summarise([record]).facts)) == crowded
+
+
+# The first screen
+
+
+def test_a_folder_with_every_case_has_a_verdict_of_five_lines_and_loses_nothing() -> None:
+    summary = summarise(all_cases())
+    labels = [fact.label for fact in summary.facts]
+    assert labels == ["Throughput", "Efficiency", "MFU", "Straggler", "Confidence", "Environment"]
+    assert len(labels) == VERDICT_LINES + 1
+    left = {fact.label: table.title for table in summary.tables for fact in table.lead}
+    assert {label: left[label] for label in ("Accuracy", "Step", "Collectives", "B against A")} == {
+        "Accuracy": "Training runs",
+        "Step": "Steps of lenet-5",
+        "Collectives": "Collective operations",
+        "B against A": "Comparisons",
+    }
+    expected = {"Where it went", "Checkpoint", "Loop cost", "Models", "Inference", "Input path", "SyncBatchNorm"}
+    assert expected <= set(left)
+
+
+def section(*facts: tuple[str, str], warning: bool = False) -> Section:
+    found = tuple(Fact(label=label, value=value, warning=warning) for label, value in facts)
+    return Section(facts=found, tables=summarise(study()).tables[:1])
+
+
+def test_every_fact_is_in_the_verdict_or_above_a_table_and_never_in_both() -> None:
+    sections = [
+        section(*((label, str(place)) for place in range(3))) for label in ("Throughput", "Checkpoint", "New", "Step")
+    ]
+    verdict, left = _shared_out(sections)
+    assert [(fact.label, fact.value) for fact in verdict] == [
+        ("Throughput", "0"), ("Step", "0"), ("Checkpoint", "0"), ("New", "0"),
+    ]  # fmt: skip
+    shown = [*verdict, *(fact for each in left for fact in each.tables[0].lead)]
+    assert sorted(map(str, shown)) == sorted(str(fact) for each in sections for fact in each.facts)
+
+
+def test_what_asks_for_doubt_and_has_no_room_is_a_caveat() -> None:
+    core = section(("Throughput", "1"), ("Efficiency", "1"), ("MFU", "n/a"), ("Where it went", "80 %"))
+    verdict, left = _shared_out([core, section(("Collectives", "data arrived wrong"), warning=True)])
+    assert "Collectives" not in [fact.label for fact in verdict]
+    assert left[1].caveats == ("Collectives: data arrived wrong",)
+    assert left[0] is core
+
+
+def test_that_no_rank_is_late_gives_way_to_where_the_efficiency_went() -> None:
+    verdict, _ = _shared_out([section(("Straggler", "none"), ("Where it went", "80 %"), *((x, x) for x in "abc"))])
+    assert [fact.label for fact in verdict] == ["Where it went", "Straggler", "a", "b"]
+    full = section(("Throughput", "1"), ("Efficiency", "1"), ("MFU", "1"), ("Straggler", "none"), ("Step", "1 ms"))
+    assert [fact.label for fact in _shared_out([full])[0]] == ["Throughput", "Efficiency", "Step", "MFU"]
+
+
+def test_the_verdict_spells_out_a_few_caveats_and_the_report_lists_the_others() -> None:
+    bad = {**ENVIRONMENT, "cores": 1, "threads_per_rank": 2, "dirty": True, "load_1m": 9.0}
+    records = [step_record(cell(1, 10, "single"), 0.1, rounds=1, environment=bad), *study()[1:]]
+    summary = summarise(records)
+    (confidence,) = [fact for fact in summary.facts if fact.label == "Confidence"]
+    total = MOST_CAVEATS + len(summary.caveats)
+    assert summary.caveats
+    assert confidence.value == f"{total} caveats"
+    assert confidence.details[MOST_CAVEATS:] == (f"{len(summary.caveats)} more below, under More caveats",)
+    assert not set(summary.caveats) & set(confidence.details)
+    assert any("uncommitted changes" in caveat for caveat in summary.caveats)
+
+
+def test_plots_of_what_the_verdict_speaks_of_come_first() -> None:
+    titles = [plot.title for plot in summarise([fit_record(), *study()[:3]]).plots]
+    assert titles[:2] == ["Throughput of lenet-5", "Efficiency of lenet-5"]
+    assert titles[-1] == "Loss"

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from statistics import median
+from typing import Any
 
 from bench.record import Record
 from bench.section import Fact, Section, Table
@@ -65,3 +66,13 @@ def _fact(record: Record) -> Fact:
     save_s, load_s = (number(median(slowest_s(record, what))) for what in ("save_s", "load_s"))
     size = f"{number(size_bytes(record) / 2**20)} MiB"
     return Fact(label="Checkpoint", value=f"saved in {save_s} s, loaded in {load_s} s", details=(row(record)[0], size))
+
+
+def numbers(records: Sequence[Record]) -> list[dict[str, Any]]:
+    """Of each record: bytes, and seconds of the median repeat."""
+    return [_numbers(record) if record.status == "ok" else {} for record in records]
+
+
+def _numbers(record: Record) -> dict[str, Any]:
+    times = {what: median(slowest_s(record, what)) for what in ("save_s", "load_s")}
+    return {"size_bytes": size_bytes(record), **times, "repeats": len(record.raw["repeats"])}

@@ -172,3 +172,17 @@ def _caveats(records: Sequence[Record]) -> list[str]:
     if few := sum(len(_calls_s(record)) < FEW_CALLS for record in measured):
         found.append(f"{plural(few, 'size')} with fewer than {FEW_CALLS} calls, since a call takes so long.")
     return found
+
+
+def numbers(records: Sequence[Record]) -> list[dict[str, Any]]:
+    """Of each record: bandwidths in bytes per second, and seconds of the median call."""
+    return [
+        {
+            "algbw_bytes_per_s": algbw(record),
+            "busbw_bytes_per_s": busbw(record),
+            "call_p50_s": nearest_rank(_calls_s(record), 50) if algbw(record) is not None else None,
+            "calls": len(_calls_s(record)),
+            "wrong_elements": record.raw.get("wrong_elements"),
+        }
+        for record in records
+    ]

@@ -205,7 +205,7 @@ def _seeds(runs: list[Run]) -> list[set[str]]:
 
 
 def _plots(runs: list[Run]) -> list[Plot]:
-    """Score and loss against epoch, and score against time where there are runs to compare."""
+    """Score and loss against epoch, and score against time."""
     shown, left = runs[:MOST_RUNS], len(runs) - MOST_RUNS
     note = f"{plural(left, 'more run')} in the table." if left > 0 else ""
     plots = []
@@ -218,8 +218,8 @@ def _plots(runs: list[Run]) -> list[Plot]:
         if not any(series.points for series in scores):
             continue
         plots.append(_plot(f"Test {metric}", scores, note, metric))
-        if len(alike) > 1:
-            timed = tuple(Series(label=run.name, points=_score_by_time(run)) for run in alike)
+        timed = tuple(Series(label=run.name, points=_score_by_time(run)) for run in alike)
+        if any(series.points for series in timed):
             plots.append(_plot(f"Test {metric} against time", timed, note, metric))
     losses = tuple(
         Series(label=f"{kind}: {run.name}" if len(shown) > 1 else kind, points=_losses(run, field))
@@ -259,3 +259,15 @@ def _score_by_time(run: Run) -> tuple[tuple[float, float], ...]:
         if score is not None:
             points.append((elapsed_s, score))
     return tuple(points)
+
+
+def numbers(records: Sequence[Record]) -> list[dict[str, Any]]:
+    """Of each record: what its run had reached in the last epoch, and how fast it trained."""
+    found = []
+    for run in (Run(record=record, epochs=_epochs(record)) for record in records):
+        losses = {"test_loss": run.last("test_loss"), "train_loss": run.last("train_loss")}
+        times = {"samples_per_s": run.rate_per_s, "train_s": run.total("train_s"), "test_s": run.total("test_s")}
+        best = max((score for _, score in run.scores()), default=None)
+        scores = {"metric": run.metric, "test_score": run.last_score, "best_test_score": best}
+        found.append({**times, "epochs": len(run.epochs), **scores, **losses} if run.epochs else {})
+    return found

@@ -1,6 +1,7 @@
 """Forward passes alone: samples per second, and how long one takes, by batch size."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from bench.record import Record
 from bench.section import Fact, Plot, Section, Series, Table
@@ -99,3 +100,13 @@ def _plot(group: Sequence[Record]) -> Plot:
         log2_x=True,
         y_zero=True,
     )
+
+
+def numbers(records: Sequence[Record]) -> list[dict[str, Any]]:
+    """Of each record: samples of all ranks per second, and seconds of a forward pass."""
+    found = []
+    for record in records:
+        times_s = calls_s(record)
+        shares = {f"call_p{share}_s": nearest_rank(times_s, share) if times_s else None for share in (50, 99)}
+        found.append({"samples_per_s": samples_per_s(record), **shares, "calls": len(times_s)})
+    return found

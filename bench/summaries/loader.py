@@ -55,3 +55,13 @@ def _blocks(record: Record) -> list[Block]:
         Block(round=block["round"], samples=block["samples"], wall_s=tuple(block["wall_s"]), step_s=())
         for block in record.raw["blocks"]
     ]
+
+
+def numbers(records: Sequence[Record]) -> list[dict[str, Any]]:
+    """Of each record: images per second, and seconds until the first batch."""
+    return [
+        {"samples_per_s": throughput_per_s(_blocks(record)), "first_batch_s": record.raw.get("first_batch_s")}
+        if record.status == "ok"
+        else {}
+        for record in records
+    ]

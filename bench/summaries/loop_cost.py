@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from statistics import median
+from typing import Any
 
 from bench.record import Record
 from bench.section import Fact, Section, Table
@@ -66,3 +67,15 @@ def _blocks(record: Record, arm: str) -> list[Block]:
 def _interval(ratios: Sequence[float]) -> str:
     interval = ratio_interval(ratios)
     return NA if interval is None else f"{interval.low:.3f} to {interval.high:.3f}"
+
+
+def numbers(records: Sequence[Record]) -> list[dict[str, Any]]:
+    """Of each record: samples per second of both loops, and the median ratio of their speeds."""
+    return [_numbers(record) if record.status == "ok" else {} for record in records]
+
+
+def _numbers(record: Record) -> dict[str, Any]:
+    ours, bare = (_blocks(record, arm) for arm in ARMS[:2])
+    ratios = paired_ratios(throughput_per_round(ours), throughput_per_round(bare))
+    rates = {"samples_per_s": throughput_per_s(ours), "bare_samples_per_s": throughput_per_s(bare)}
+    return rates | {"speed_of_bare": median(ratios)}

@@ -111,3 +111,14 @@ def _settings(record: Record) -> str:
         *([f"images of at most {cell.get('image_size')}"] if cell.get("image_size") else []),
     ]
     return ", ".join(words)
+
+
+def numbers(records: Sequence[Record]) -> list[dict[str, Any]]:
+    """Of each record: samples of all ranks per second, and FLOP of a sample in a training step."""
+    return [
+        {
+            "samples_per_s": samples_per_s(record),
+            "training_flop_per_sample": record.raw.get("training_flop_per_sample"),
+        }
+        for record in records
+    ]

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime
+from typing import Any
 
 from bench.record import Record
 from bench.scaling import Measured, Study, studies
@@ -225,3 +226,27 @@ def _is_apart(study: Study, cell: Measured) -> bool:
         return False
     measured_s = sum(max(block.wall_s) for each in study.cells for block in each.blocks)
     return gap_s > 600 + 2 * measured_s
+
+
+# For the CSV file
+
+
+def numbers(records: Sequence[Record]) -> list[dict[str, Any]]:
+    """Of each record: samples per second, efficiency with its interval, kind of scaling, seconds of a step."""
+    found = {id(cell.record): _numbers(study, cell) for study in studies(records)[0] for cell in study.measured}
+    return [found.get(id(record), {}) for record in records]
+
+
+def _numbers(study: Study, cell: Measured) -> dict[str, Any]:
+    steps_s, interval = slowest_steps_s(cell.blocks), study.interval(cell)
+    return {
+        "samples_per_s": cell.rate_per_s,
+        "scaling": "base" if cell.is_base else "+".join(study.kinds(cell)) or None,
+        "efficiency": study.efficiency(cell, study.base),
+        "efficiency_low": interval.low if interval else None,
+        "efficiency_high": interval.high if interval else None,
+        **{f"step_p{share}_s": nearest_rank(steps_s, share) for share in (50, 95, 99)},
+        "step_max_s": max(steps_s),
+        "steps": len(steps_s),
+        "rounds": cell.rounds,
+    }

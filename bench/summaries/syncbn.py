@@ -78,3 +78,8 @@ def _compared(pair: dict[bool, Record]) -> tuple[tuple[str, ...], Fact | None, s
     )
     few = f"Few rounds ({len(ratios)}, better {ENOUGH_ROUNDS} or more) behind the cost of SyncBatchNorm."
     return row, Fact(label="SyncBatchNorm", value=value, details=details), few if len(ratios) < ENOUGH_ROUNDS else ""
+
+
+def numbers(records: Sequence[Record]) -> list[dict[str, Any]]:
+    """Of each record: seconds of a median step."""
+    return [{"step_p50_s": median(steps_s)} if (steps_s := medians_s(record).values()) else {} for record in records]
