@@ -36,10 +36,17 @@ class Part:
 
 @dataclass(frozen=True, kw_only=True)
 class Attribution:
-    """The loss of N ranks against the base, taken apart. Weak scaling: both have the same batch per rank."""
+    """The loss of N ranks against the base, taken apart.
+
+    Weak scaling: both have the same batch per rank. Strong: the same batch of all ranks together, so that each rank
+    has a share of the base's work, and ought to need that share of its time.
+    """
 
     ranks: int
+    share: float
+    """A rank's batch over the base's: 1 in weak scaling, 1 / ranks in strong scaling."""
     base_step_s: float
+    """The base's step times `share`."""
     step_s: float
     parts: tuple[Part, ...]
     """Measured ones first; the last one is what they leave unexplained. They add up to `loss_s`."""
@@ -51,8 +58,13 @@ class Attribution:
 
     @property
     def efficiency(self) -> float:
-        """Of weak scaling: the base's step time over that of N ranks."""
+        """The base's step time, or its share, over that of N ranks."""
         return self.base_step_s / self.step_s
+
+    @property
+    def kind(self) -> str:
+        """Weak or strong scaling."""
+        return "weak" if self.share == 1 else "strong"
 
     @property
     def unexplained_s(self) -> float:
@@ -68,7 +80,9 @@ class Attribution:
     def sentence(self) -> str:
         """What a person should remember."""
         times = f"a step takes {number(1e3 * self.step_s)} ms instead of {number(1e3 * self.base_step_s)} ms"
-        start = f"At {plural(self.ranks, 'rank')} {times} ({percent(self.efficiency)} efficiency)"
+        start = (
+            f"At {plural(self.ranks, 'rank')} {times} ({percent(self.efficiency)} efficiency of {self.kind} scaling)"
+        )
         if self.loss_s <= ENOUGH * self.step_s:
             return f"{start}: there is no loss to speak of."
         worst = self.largest
@@ -81,7 +95,8 @@ STRAGGLERS, COMMUNICATION, SYNC_BN = "stragglers", "exposed communication", "Syn
 DATA_WAIT, KERNELS = "data wait", "slower computing at N ranks"
 MEANINGS = {
     DATA_WAIT: "batches and their copies, on a typical rank, beyond the base's",
-    KERNELS: "forward, backward and update of a typical rank that waits for nobody: cores, memory or power shared",
+    KERNELS: "forward, backward and update of a typical rank that waits for nobody: cores, memory or power shared, and "
+    "in strong scaling a smaller batch, which no device works off as fast",
     SYNC_BN: "steps without the gradients' communication, with SyncBN minus without",
     STRAGGLERS: "what the others wait for the latest rank",
     COMMUNICATION: "step minus the same without communication, less the waits for late ranks",
@@ -90,7 +105,7 @@ MEANINGS = {
 
 
 def attribute(base: Sequence[StepBlock], blocks: Sequence[StepBlock]) -> Attribution | None:
-    """Compare N ranks with the base of the same batch per rank; None if either lacks what it takes.
+    """Compare N ranks with the base of the same batch, per rank or of all; None if either lacks what it takes.
 
     The steps compared are: the base's; a typical rank's and the slowest rank's without any communication; with that of
     SyncBN; training. Each part is the difference between two of them, so their sum is the whole difference; throughput
@@ -100,12 +115,13 @@ def attribute(base: Sequence[StepBlock], blocks: Sequence[StepBlock]) -> Attribu
     if not alone or alone[0].ranks != 1 or not train or not no_sync:
         return None
     local = of_arm(blocks, LOCAL) or no_sync
+    share = _batch(train[0]) / _batch(alone[0])
     free = free_steps_s(local)
     typical_s = nearest_rank(free, 50)
     rank = free.index(typical_s)
-    base_s = over_blocks(alone, lambda block: median(block.slowest_s))
+    base_s = share * over_blocks(alone, lambda block: median(block.slowest_s))
     step_s = over_blocks(train, lambda block: median(block.slowest_s))
-    data_s = _data_s(local, rank) - _data_s(alone, 0)
+    data_s = _data_s(local, rank) - share * _data_s(alone, 0)
     sync_bn_s = max(free_steps_s(no_sync)) - max(free) if of_arm(blocks, LOCAL) else 0.0
     steady_s = max(free) - typical_s
     exposed_s = step_s - max(free_steps_s(no_sync))
@@ -117,10 +133,15 @@ def attribute(base: Sequence[StepBlock], blocks: Sequence[StepBlock]) -> Attribu
         Part(name=STRAGGLERS, seconds=steady_s + random_s),
         Part(name=COMMUNICATION, seconds=exposed_s - random_s),
     ]
-    base_mean_s, mean_s = mean_step_s(alone), mean_step_s(train)
+    base_mean_s, mean_s = share * mean_step_s(alone), mean_step_s(train)
     explained_s = math.fsum(part.seconds for part in parts)
     parts.append(Part(name=UNEXPLAINED, seconds=mean_s - base_mean_s - explained_s))
-    return Attribution(ranks=train[0].ranks, base_step_s=base_mean_s, step_s=mean_s, parts=tuple(parts))
+    return Attribution(ranks=train[0].ranks, share=share, base_step_s=base_mean_s, step_s=mean_s, parts=tuple(parts))
+
+
+def _batch(block: StepBlock) -> float:
+    """Samples of one rank in a step."""
+    return block.samples / (block.ranks * len(block.step_s[0]))
 
 
 def _data_s(blocks: Sequence[StepBlock], rank: int) -> float:

@@ -5,6 +5,9 @@ import pytest
 from bench.attribution import COMMUNICATION, DATA_WAIT, KERNELS, STRAGGLERS, SYNC_BN, Attribution, attribute
 from bench.peaks import mfu, peak_flop_per_s
 from bench.phases import BACKWARD, DATA, FORWARD, LOCAL, NO_SYNC, TRAIN, WAIT, StepBlock
+from bench.record import Record
+from bench.summaries.train_step import summarise
+from tests.bench_records import cell, step_record
 from tests.test_bench_phases import block
 
 BASE = {DATA: [0.001] * 5, FORWARD: [0.004] * 5, BACKWARD: [0.005] * 5}
@@ -50,6 +53,40 @@ def test_each_kind_of_loss_is_named_with_its_amount(
     assert found.unexplained_s == pytest.approx(0.0)
 
 
+def test_in_strong_scaling_a_rank_ought_to_need_its_share_of_the_bases_time() -> None:
+    half = {name: [each / 2 for each in times] for name, times in BASE.items()}
+    slow = {**half, FORWARD: [each + 0.003 for each in half[FORWARD]]}  # what a small batch cannot use
+    train = block([{**slow, WAIT: [0.002] * 5}] * 2, batch=4)
+    found = attribute([block([BASE])], [train, block([slow] * 2, NO_SYNC, batch=4)])
+    assert found is not None
+    assert (found.kind, found.share, found.base_step_s) == ("strong", 0.5, pytest.approx(0.005))
+    assert parts(found)[KERNELS] == pytest.approx(0.003)
+    assert parts(found)[COMMUNICATION] == pytest.approx(0.002)
+    assert parts(found)[DATA_WAIT] == pytest.approx(0.0)
+    assert sum(parts(found).values()) == pytest.approx(found.loss_s)
+    assert found.efficiency == pytest.approx(0.5)
+    assert "50.0 % efficiency of strong scaling" in found.sentence
+
+
+def test_the_report_takes_weak_and_strong_scaling_apart_where_both_bases_were_measured() -> None:
+    def record(ranks: int, batch: int, forward_s: float) -> Record:
+        phases = {FORWARD: [[forward_s] * 5] * ranks}
+        blocks = [
+            {"round": 0, "arm": arm, "samples": 5 * ranks * batch, "wall_s": [5 * forward_s] * ranks, "phase_s": phases}
+            for arm in ((TRAIN,) if ranks == 1 else (TRAIN, NO_SYNC))
+        ]
+        of = cell(ranks, batch, "single" if ranks == 1 else "ddp")
+        return step_record(of, 1.0, case="train_step", raw={"blocks": blocks})
+
+    section = summarise([record(1, 8, 0.010), record(1, 16, 0.016), record(2, 8, 0.010)])
+    notes = {each.title.rpartition(", ")[2]: each.note for each in section.tables if "efficiency went" in each.title}
+    assert set(notes) == {"weak scaling", "strong scaling"}
+    assert "(100.0 % efficiency of weak scaling)" in notes["weak scaling"]
+    assert "instead of 8.00 ms (80.0 % efficiency of strong scaling)" in notes["strong scaling"]
+    (went,) = [fact for fact in section.facts if fact.label == "Where it went"]
+    assert went.value == "100.0 %"
+
+
 def test_ranks_that_are_late_by_turns_are_stragglers_and_no_communication() -> None:
     ranks = [{**BASE, FORWARD: [0.004 + 0.006 * (step % 2 == rank) for step in range(6)]} for rank in (0, 1)]
     ranks = [{**rank, DATA: [0.001] * 6, BACKWARD: [0.005] * 6} for rank in ranks]
@@ -73,7 +110,7 @@ def test_what_spikes_cost_is_said_to_be_unexplained_and_the_sum_stays_the_loss()
 def test_the_efficiency_is_of_weak_scaling_and_no_loss_is_no_loss() -> None:
     found = compared([BASE] * 4, [0.010] * 4)
     assert found.efficiency == pytest.approx(0.5)  # the same batch per rank: not a speed-up of 4 x 0.5 = 2
-    assert "At 4 ranks a step takes 20.0 ms instead of 10.0 ms (50.0 % efficiency)" in found.sentence
+    assert "At 4 ranks a step takes 20.0 ms instead of 10.0 ms (50.0 % efficiency of weak scaling)" in found.sentence
     assert "no loss to speak of" in compared([BASE] * 2, [0.0001] * 2).sentence
 
 

@@ -1,6 +1,7 @@
 """Training steps taken apart: phases on every rank, the rank the others wait for, and where the efficiency went."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from bench import plots_step
 from bench.attribution import ENOUGH, MEANINGS, Attribution, attribute
@@ -22,6 +23,8 @@ from bench.section import Fact, Plot, Section, Table
 from bench.step_cells import Measured, contended, joule_per_sample, measured, peak, rate_per_s, utilisation
 from bench.text import NA, number, percent, plural, value_text
 
+MOST_LOSSES = 20
+"""Cells of a study whose lost efficiency has a table of its own; the others have a row each."""
 PARTS = ("data", "h2d", "forward", "backward", "optimizer")
 STEP_COLUMNS = (
     *("cell", "rank", "step p50 ms", "p95", "p99", "max", "steps"),
@@ -54,23 +57,35 @@ def summarise(records: Sequence[Record]) -> Section:
     facts, tables, plots, caveats = [], [], [], []
     for label, cells in studies.items():
         good = [cell for cell in cells if cell.blocks]
-        losses = [(cell, loss) for cell in good if (loss := _loss(cell, good)) is not None]
+        losses = [(cell, loss) for cell in good for loss in _losses(cell, good)]
         rows = tuple(row for cell in cells for row in _step_rows(cell))
         tables.append(Table(title=f"Steps of {label}", columns=STEP_COLUMNS, rows=rows, note=STEP_NOTE))
-        tables += [_loss_table(cell, loss) for cell, loss in losses]
+        tables += [_loss_table(cell, loss) for cell, loss in losses[:MOST_LOSSES]]
+        if others := tuple((cell.name, percent(loss.efficiency), loss.sentence) for cell, loss in losses[MOST_LOSSES:]):
+            title = f"Where the efficiency went: {label}, other cells"
+            tables.append(Table(title=title, columns=("cell", "efficiency", "in one sentence"), rows=others))
         if good:
             costs = tuple(_cost_row(cell) for cell in good)
             tables.append(Table(title=f"Cost of {label}", columns=COST_COLUMNS, rows=costs, note=COST_NOTE))
             top = max(good, key=lambda cell: (cell.ranks, not cell.is_base))
-            facts += _facts(top, {id(cell): loss for cell, loss in losses}.get(id(top)))
+            facts += _facts(top, {id(cell): loss for cell, loss in reversed(losses)}.get(id(top)))
             plots += _plots(label, good)
             caveats += _caveats(label, good, losses)
     return Section(facts=tuple(facts), tables=tuple(tables), plots=tuple(plots), caveats=tuple(caveats))
 
 
-def _loss(cell: Measured, cells: Sequence[Measured]) -> Attribution | None:
-    base = next((each for each in cells if each.is_base and each.batch == cell.batch), None)
-    return None if base is None or cell.is_base else attribute(base.blocks, cell.blocks)
+def _losses(cell: Measured, cells: Sequence[Measured]) -> list[Attribution]:
+    """Against one process with the same batch per rank, and against one with the batch of all ranks."""
+    if cell.is_base:
+        return []
+    bases = [
+        each
+        for batch in dict.fromkeys((cell.batch, cell.ranks * cell.batch))
+        for each in cells
+        if each.is_base and each.batch == batch
+    ]
+    found = [attribute(base.blocks, cell.blocks) for base in bases]
+    return [loss for loss in found if loss is not None]
 
 
 # The verdict
@@ -87,15 +102,19 @@ def _facts(cell: Measured, loss: Attribution | None) -> list[Fact]:
     facts = [Fact(label="Step", value=f"{number(1e3 * whole.step_s)} ms", details=details)]
     late = straggler(cell.blocks)
     if late is not None and late.chronic:
-        where = f"it spends more than the others in: {WORDS[late.phase]}"
+        where = f"{cell.label}: it spends more than the others in: {WORDS[late.phase]}"
         value = f"rank {late.rank} is late by {number(1e3 * late.late_s)} ms per step"
         facts.append(Fact(label="Straggler", value=value, details=(where,), warning=True))
     elif late is not None:
-        facts.append(Fact(label="Straggler", value="none", details=("no rank is late by more than 3 % of a step",)))
+        facts.append(
+            Fact(label="Straggler", value="none", details=(cell.label, "no rank is late by more than 3 % of a step"))
+        )
     if loss is not None:
         value = percent(loss.efficiency)
-        facts.append(Fact(label="Where it went", value=value, details=("weak scaling", loss.sentence)))
-    facts.append(Fact(label="MFU", value=percent(utilisation(cell)), details=(_mfu_words(cell),)))
+        facts.append(
+            Fact(label="Where it went", value=value, details=(f"{loss.kind} scaling of {cell.label}", loss.sentence))
+        )
+    facts.append(Fact(label="MFU", value=percent(utilisation(cell)), details=(cell.label, _mfu_words(cell))))
     return facts
 
 
@@ -142,7 +161,7 @@ def _loss_table(cell: Measured, loss: Attribution) -> Table:
     rows = [
         (
             part.name,
-            _ms(part.seconds),
+            _ms(round(part.seconds, 9)),  # what arithmetic leaves of nothing is nothing
             percent(part.seconds / loss.step_s),
             percent(part.seconds / loss.loss_s) if abs(loss.loss_s) > ENOUGH * loss.step_s else NA,
             MEANINGS[part.name],
@@ -152,7 +171,7 @@ def _loss_table(cell: Measured, loss: Attribution) -> Table:
     whole = f"base {_ms(loss.base_step_s)} ms, now {_ms(loss.step_s)} ms: all time over all steps"
     rows.append(("sum", _ms(loss.loss_s), percent(loss.loss_s / loss.step_s), "100.0 %", whole))
     columns = ("part", "ms per step", "of the step", "of the loss", "how it is measured")
-    title = f"Where the efficiency went: {cell.label}, {cell.name}"
+    title = f"Where the efficiency went: {cell.label}, {cell.name}, {loss.kind} scaling"
     return Table(title=title, columns=columns, rows=tuple(rows), note=loss.sentence)
 
 
@@ -212,3 +231,27 @@ def _plots(label: str, cells: Sequence[Measured]) -> list[Plot]:
         plots_step.step_times(label, [(cell.name, cell.blocks) for cell in ordered]),
         *([memory] if memory is not None else []),
     ]
+
+
+# For the CSV file
+
+
+def numbers(records: Sequence[Record]) -> list[dict[str, Any]]:
+    """Of each record: samples per second, seconds of a step and of its parts, MFU, lateness of the latest rank."""
+    return [_numbers(cell) if cell.blocks else {} for cell in map(measured, records)]
+
+
+def _numbers(cell: Measured) -> dict[str, Any]:
+    times, steps = percentiles_s(cell.blocks, None)
+    parts, late = breakdown(cell.blocks), lateness_s(cell.blocks)
+    return {
+        "samples_per_s": rate_per_s(cell),
+        **dict(zip(("step_p50_s", "step_p95_s", "step_p99_s", "step_max_s"), times, strict=True)),
+        "steps": steps,
+        **{f"{name}_s": seconds for name, seconds in parts.parts_s.items()},
+        "exposed_communication_s": parts.exposed_s,
+        "mfu": utilisation(cell),
+        "late_s": None if late is None else max(late),
+        "training_flop_per_sample": cell.record.raw.get("training_flop_per_sample"),
+        "joule_per_sample": joule_per_sample(cell),
+    }
