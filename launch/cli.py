@@ -1,5 +1,7 @@
 """The command `ringmark`: a word to a function, nothing else."""
 
+import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 
@@ -11,6 +13,9 @@ USAGE = """usage: ringmark COMMAND [OPTIONS]
   train     train a model: prints the torchrun line, then runs it
   run       launch any torchrun script: `ringmark run --nproc-per-node 2 script.py ARGS`
   bench     measure: `ringmark bench scaling --model resnet18-cifar --ranks 1,2`
+  sweep     measure every cell of a grid, and after any kill exactly the missing ones: `ringmark sweep grid.toml`
+  compare   which of two is faster: `ringmark compare "--channels-last" "" -- --model resnet18-cifar`, or two commits
+  batch-size  the largest batch per rank that fits: `ringmark batch-size --model resnet50 --ranks 8`
   demo      train and measure in a few minutes
   startup   how long ranks take to start, against torchrun and a bare import of torch
   doctor    check this machine, or all nodes of this job, before you train
@@ -24,7 +29,9 @@ USAGE = """usage: ringmark COMMAND [OPTIONS]
   resubmit  go on with a run, without the nodes that failed: `ringmark resubmit --exclude-bad RUN`
 
   and besides
-  report    write report.md and report.html from a folder's records, and print them
+  report    write report.md, report.html and report.csv from a folder's records, and print it
+  history   one trend per cell from the records of many runs: `ringmark history runs`
+  gate      an exit code for CI: `ringmark gate runs/new --against runs/stored`
   gradcheck compare a model's gradients with finite differences
   judge     let a classifier of real images judge what a GAN makes
   list      what there is: models, data, tasks, cases, strategies, sites
@@ -49,9 +56,41 @@ def _bench(argv: Sequence[str]) -> int:
     from launch.benchmark import parse_case, run_case
     from launch.commands import show_report
 
+    if argv[:1] == ["launch"]:
+        return _startup(argv[1:])  # the one benchmark that launches others
     case, options = parse_case(argv, prog="ringmark bench")
     code = run_case(argv[0], case, options)
     return code if code in (2, 130) else show_report(options.out) or code
+
+
+def _sweep(argv: Sequence[str]) -> int:
+    from launch.grid_run import sweep
+
+    return sweep(argv)
+
+
+def _compare(argv: Sequence[str]) -> int:
+    from launch.compare import compare
+
+    return compare(argv)
+
+
+def _batch_size(argv: Sequence[str]) -> int:
+    from launch.batch_search import batch_size
+
+    return batch_size(argv)
+
+
+def _history(argv: Sequence[str]) -> int:
+    from launch.history import history
+
+    return history(argv)
+
+
+def _gate(argv: Sequence[str]) -> int:
+    from launch.gate import gate
+
+    return gate(argv)
 
 
 def _gradcheck(argv: Sequence[str]) -> int:
@@ -136,6 +175,11 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "train": _train,
     "run": _run,
     "bench": _bench,
+    "sweep": _sweep,
+    "compare": _compare,
+    "batch-size": _batch_size,
+    "history": _history,
+    "gate": _gate,
     "gradcheck": _gradcheck,
     "judge": _judge,
     "report": _report,
@@ -175,3 +219,6 @@ def console() -> int:
         return fail(error)
     except KeyboardInterrupt:
         return 130
+    except BrokenPipeError:  # of head or less, which have seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python would complain at its end
+        return 128 + signal.SIGPIPE

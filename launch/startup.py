@@ -1,4 +1,4 @@
-"""How long a launch takes until its ranks run a person's code: ours, torchrun's, and what cannot be beaten.
+"""How long a launch takes until its ranks train: ours, torchrun's, and the bare import that cannot be beaten.
 
 `ringmark startup [--ranks 2] [--rounds 10]` starts the same script by each of them in turn, so that drift of the
 machine and of its load meets them alike, and compares them round by round.
@@ -7,13 +7,12 @@ machine and of its load meets them alike, and compares them round by round.
 import importlib.util
 import json
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -22,14 +21,35 @@ from launch.argv import parse
 from launch.torchrun import BOOT, agent_command
 
 OURS, TORCHRUN, BARE = "ringmark run", "torchrun", "import torch"
-SCRIPT = "first_line.py"
-FIRST_LINE = """
+CASE = "launch"
+SCRIPT = "first_step.py"
+FIRST_STEP = """
 import torch
-import os, time
-with open(f"rank-{os.environ.get('RANK', 0)}.txt", "w") as file:
-    file.write(repr(time.monotonic()))
+import json, os, time
+
+times_s = {"first line": time.monotonic()}
+if "RANK" in os.environ:
+    import torch.distributed as dist
+    from torch.nn.parallel import DistributedDataParallel
+
+    local_rank, local_ranks = int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
+    on_gpu = torch.cuda.is_available() and torch.cuda.device_count() >= local_ranks
+    device = torch.device("cuda", local_rank) if on_gpu else torch.device("cpu")
+    if on_gpu:
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if on_gpu else "gloo")
+    times_s["process group"] = time.monotonic()
+    model = DistributedDataParallel(torch.nn.Linear(64, 64, device=device))
+    times_s["wrapped model"] = time.monotonic()
+    model(torch.ones(8, 64, device=device)).sum().backward()
+    if on_gpu:
+        torch.cuda.synchronize()
+    times_s["first step"] = time.monotonic()
+    dist.destroy_process_group()
+with open(f"rank-{os.environ.get('RANK', 0)}.json", "w") as file:
+    json.dump(times_s, file)
 """
-"""What is launched: the moment at which it can do anything, on the clock that all processes of a machine share."""
+"""What is launched: it notes how far it is, on the clock that all processes of a machine share."""
 STAGES = "stages.json"
 TIMEOUT_S = 120.0
 
@@ -42,6 +62,8 @@ class StartupOptions:
     """Ranks of each launch."""
     rounds: int = 10
     """Launches of each kind, all kinds in turn."""
+    out: Path = Path("runs/startup")
+    """Folder for records.jsonl and the report."""
 
     def __post_init__(self) -> None:
         require(self.ranks >= 1, "--ranks of at least 1", self.ranks, "such as 2")
@@ -52,11 +74,11 @@ class StartupOptions:
 class Start:
     """One launch, timed. Seconds since it was asked for."""
 
-    first_line_s: float
-    """When the last rank had imported torch."""
+    ranks_s: Mapping[str, float]
+    """When the last rank was how far."""
     end_s: float
     """When the launcher had ended."""
-    stages_s: Mapping[str, float]
+    launcher_s: Mapping[str, float]
     """Of our own launcher: when it was how far."""
 
 
@@ -80,22 +102,22 @@ def measure(command: Sequence[str], ranks: int) -> Start:
     """Launch once, in a folder of its own. Raises ValueError with what it said if it fails."""
     with tempfile.TemporaryDirectory(prefix="ringmark-startup-") as name:
         folder = Path(name)
-        (folder / SCRIPT).write_text(FIRST_LINE)
+        (folder / SCRIPT).write_text(FIRST_STEP)
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         began_s = time.monotonic()
         done = subprocess.run(
             command, cwd=folder, env=environment, capture_output=True, text=True, timeout=TIMEOUT_S, check=False
         )
         ended_s = time.monotonic()
-        lines = [float(path.read_text()) for path in folder.glob("rank-*.txt")]
-        if done.returncode or len(lines) != ranks:
-            raise ValueError(f"expected {ranks} ranks to start, got {len(lines)} by {command}: {done.stderr[-500:]}")
+        told = [json.loads(path.read_text()) for path in folder.glob("rank-*.json")]
+        if done.returncode or len(told) != ranks:
+            raise ValueError(f"expected {ranks} ranks to start, got {len(told)} by {command}: {done.stderr[-500:]}")
         stages = folder / STAGES
-        found = json.loads(stages.read_text()) if stages.exists() else {}
+        own = json.loads(stages.read_text()) if stages.exists() else {}
         return Start(
-            first_line_s=max(lines) - began_s,
+            ranks_s={name: max(times_s[name] for times_s in told) - began_s for name in told[0]},
             end_s=ended_s - began_s,
-            stages_s={each: at_s - began_s for each, at_s in found.items()},
+            launcher_s={name: at_s - began_s for name, at_s in own.items()},
         )
 
 
@@ -111,36 +133,32 @@ def rounds(options: StartupOptions, tell: Callable[[str], None]) -> dict[str, li
     return found
 
 
-def table(found: Mapping[str, Sequence[Start]]) -> list[str]:
-    """Medians, and ratios of ours to the others, each as the mean over rounds with its 95 % interval."""
-    from bench.stats import ratio_interval
+def store(found: Mapping[str, Sequence[Start]], options: StartupOptions) -> None:
+    """One record for each launcher."""
+    from bench.environment import capture
+    from bench.record import Record, append
+    from ddp.context import pick_device, process_group
+    from ddp.env import ALONE
+    from launch.revision import revision
 
-    ours = found[OURS]
-    lines = [f"{'':22}first line    end      first line of ringmark run / this one"]
+    with process_group(ALONE, device=pick_device("cpu", ALONE), timeout_s=TIMEOUT_S) as ctx:
+        environment = capture(ctx) | revision()
     for name, starts in found.items():
-        first_s, end_s = (statistics.median(values) for values in zip(*map(_times_s, starts), strict=True))
-        ratios = [one.first_line_s / other.first_line_s for one, other in zip(ours, starts, strict=True)]
-        interval = ratio_interval(ratios)
-        assert interval is not None
-        shown = "" if name == OURS else f"{interval.mean:.2f} [{interval.low:.2f}, {interval.high:.2f}]"
-        lines.append(f"{name:22}{first_s:7.2f} s {end_s:7.2f} s    {shown}".rstrip())
-    stages = {name: statistics.median(each.stages_s[name] for each in ours) for name in ours[0].stages_s}
-    shown = ", ".join(f"{name} {at_s:.2f} s" for name, at_s in sorted(stages.items(), key=lambda item: item[1]))
-    return [*lines, f"stages of {OURS}: {shown}"]
-
-
-def _times_s(start: Start) -> tuple[float, float]:
-    return start.first_line_s, start.end_s
+        raw = {"starts": [asdict(start) for start in starts]}
+        cell = {"launcher": name, "ranks": 1 if name == BARE else options.ranks}
+        append(options.out, Record(case=CASE, cell=cell, status="ok", raw=raw, environment=environment))
 
 
 def startup(argv: Sequence[str]) -> int:
-    """`ringmark startup`: measure and print."""
+    """`ringmark startup`: measure, record and print."""
+    from launch.commands import show_report
+
     options = parse(StartupOptions, argv, prog="ringmark startup", description="Measure how fast ranks start here.")
     before = os.getloadavg()[0]
     found = rounds(options, lambda text: print(f"ringmark: {text}", file=sys.stderr, flush=True))
-    cpus, after = len(os.sched_getaffinity(0)), os.getloadavg()[0]
-    print(f"{options.ranks} ranks, {options.rounds} rounds in turn; {cpus} CPUs, load {before:.1f} to {after:.1f}")
-    print("\n".join(table(found)))
+    store(found, options)
+    show_report(options.out)
+    print(f"{len(os.sched_getaffinity(0))} CPUs, load {before:.1f} to {os.getloadavg()[0]:.1f}")
     return 0
 
 

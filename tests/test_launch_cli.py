@@ -25,7 +25,7 @@ def command(*argv: str, cwd: Path | None = None) -> subprocess.CompletedProcess[
 
 
 MISTAKES = {
-    "trian": "expected a command (train, run, bench, gradcheck, judge, report, startup, doctor, ",
+    "trian": "expected a command (train, run, bench, sweep, compare, batch-size, ",
     "train --model resnet18-cfar": "did you mean resnet18-cifar",
     "train --data mnits": "got 'mnits'; did you mean mnist or digits?",
     "train --strategy dpp": "expected a strategy (auto, ddp, ddp-spawn, dp, fsdp2, single), got 'dpp'",

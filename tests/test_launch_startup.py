@@ -4,16 +4,20 @@ import sys
 
 import pytest
 
+from bench.record import Record
+from bench.summaries.launch import summarise
 from launch import startup
-from launch.startup import BARE, OURS, TORCHRUN, Start, StartupOptions, commands, measure, table
+from launch.startup import BARE, OURS, TORCHRUN, StartupOptions, commands, measure
 
 
 def test_our_launcher_is_timed_at_all_its_stages() -> None:
     start = measure(commands(2)[OURS], 2)
-    assert list(start.stages_s) == ["python", "guardian", "import", "nursery", "born", "ranks ended"]
-    times = [0.0, *start.stages_s.values(), start.end_s]
-    assert times == sorted(times)
-    assert start.stages_s["nursery"] < start.first_line_s < start.stages_s["ranks ended"]
+    assert list(start.launcher_s) == ["python", "guardian", "import", "nursery", "born", "ranks ended"]
+    assert list(start.ranks_s) == ["first line", "process group", "wrapped model", "first step"]
+    for times in (start.launcher_s, start.ranks_s):
+        assert [0.0, *times.values(), start.end_s] == sorted([0.0, *times.values(), start.end_s])
+    assert start.launcher_s["nursery"] < start.ranks_s["first line"]
+    assert start.ranks_s["first step"] < start.launcher_s["ranks ended"]
 
 
 def test_all_launchers_are_asked_for_the_same() -> None:
@@ -24,18 +28,36 @@ def test_all_launchers_are_asked_for_the_same() -> None:
 
 def test_a_launch_that_fails_is_not_counted() -> None:
     with pytest.raises(ValueError, match="expected 2 ranks to start, got 1 by"):
-        measure([sys.executable, "-c", "open('rank-0.txt', 'w').write('0')"], 2)
+        measure([sys.executable, "-c", "open('rank-0.json', 'w').write('{}')"], 2)
 
 
-def test_ratios_are_of_the_same_round() -> None:
-    def starts(*first_lines_s: float) -> list[Start]:
-        return [Start(first_line_s=each, end_s=each + 1, stages_s={"python": each / 2}) for each in first_lines_s]
+def record(launcher: str, ranks: int, *first_lines_s: float) -> Record:
+    later = {} if ranks == 1 else {"process group": 1, "wrapped model": 2, "first step": 3}
+    starts = [
+        {
+            "ranks_s": {"first line": each, **{stage: each + more for stage, more in later.items()}},
+            "end_s": each + 4,
+            "launcher_s": {"python": each / 2} if launcher == OURS else {},
+        }
+        for each in first_lines_s
+    ]
+    cell = {"launcher": launcher, "ranks": ranks}
+    return Record(case="launch", cell=cell, status="ok", raw={"starts": starts}, environment={})
 
-    lines = table({OURS: starts(1, 2, 4), TORCHRUN: starts(2, 4, 8), BARE: starts(1, 4, 4)})
-    assert lines[1].split() == ["ringmark", "run", "2.00", "s", "3.00", "s"]
-    assert lines[2].split() == ["torchrun", "4.00", "s", "5.00", "s", "0.50", "[0.50,", "0.50]"]
-    assert lines[3].split()[:8] == ["import", "torch", "4.00", "s", "5.00", "s", "0.79", "[0.29,"]
-    assert lines[4] == "stages of ringmark run: python 1.00 s"
+
+def test_ratios_are_of_the_same_round_and_stages_of_the_same_launch() -> None:
+    section = summarise([record(OURS, 2, 1, 2, 4), record(TORCHRUN, 2, 2, 4, 8), record(BARE, 1, 1, 4, 4)])
+    whole, own = section.tables
+    assert whole.rows == (
+        (OURS, "2", "2.00", "3.00", "4.00", "5.00", "6.00", "n/a", "n/a", "3", "ok"),
+        (TORCHRUN, "2", "4.00", "5.00", "6.00", "7.00", "8.00", "0.50 [0.50, 0.50]", whole.rows[1][8], "3", "ok"),
+        (BARE, "1", "4.00", "n/a", "n/a", "n/a", "8.00", whole.rows[2][7], "n/a", "3", "ok"),
+    )
+    assert whole.rows[1][8].startswith("0.71 [")  # the geometric mean of 4/5, 5/7 and 7/11
+    assert whole.rows[2][7].startswith("0.79 [0.29,")
+    assert own.rows == (("python", "1.00"),)
+    assert section.facts[0].value == "5.00 s to the first step"
+    assert "0.50 [0.50, 0.50] of torchrun" in section.facts[0].details
 
 
 @pytest.mark.parametrize("options", [{"ranks": 0}, {"rounds": 1}])
