@@ -99,7 +99,7 @@ def main() -> int:
     parser.add_argument("--block-s", type=float, default=0.02)
     parser.add_argument("--pairs", type=int, default=8)
     parser.add_argument("--turns", type=int, default=16)
-    parser.add_argument("--max-pairs", type=int, default=64)
+    parser.add_argument("--max-pairs", type=int, default=16)
     parser.add_argument("--launched", action="store_true", help="launch every arm as the command does; much slower")
     parser.add_argument(
         "--below-load", type=float, default=1e9, help="wait for the load of a minute to fall below this"
