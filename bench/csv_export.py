@@ -17,14 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from bench.cell import key_of
-from bench.record import Record
+from bench.record import UNUSABLE, Record
 from bench.text import clean
 
 FORMULA = "=+-@\uff1d\uff0b\uff0d\uff20"
 """What a spreadsheet takes for the beginning of a formula, also in full width. Source: OWASP, CSV injection."""
 NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?", re.ASCII)
-UNUSABLE = (AttributeError, IndexError, KeyError, OverflowError, TypeError, ValueError, ZeroDivisionError)
-"""What reading a record that is not as it should be can raise."""
 
 
 def csv_text(records: Sequence[Record]) -> str:

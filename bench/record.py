@@ -10,6 +10,8 @@ from typing import Any, Literal
 
 SCHEMA_VERSION = 1
 FILE_NAME = "records.jsonl"
+UNUSABLE = (AttributeError, IndexError, KeyError, OverflowError, TypeError, ValueError, ZeroDivisionError)
+"""What reading a record that is not as it should be can raise."""
 
 
 def _now() -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from bench import summary_environment
-from bench.record import Record
+from bench.record import UNUSABLE, Record
 from bench.section import Fact, Plot, Section, Table
 from bench.text import clean, plural, value_text
 
@@ -179,11 +179,32 @@ def _section(case: str, records: list[Record]) -> Section:
     if case in {path.stem for path in (Path(__file__).parent / "summaries").glob("[a-z]*.py")}:
         module = importlib.import_module(f"bench.summaries.{case}")
         summarise_case: Callable[[Sequence[Record]], Section] = module.summarise
-        return summarise_case(records)
+        try:
+            return summarise_case(records)
+        except UNUSABLE:
+            return _what_can_be_read(case, summarise_case, records)
     rows = tuple((case, value_text(record.cell), record.status, value_text(record.error)) for record in records)
     note = "What was measured is in records.jsonl; this program has no table for this kind of record."
     return Section(
         tables=(Table(title=f"Case {case}", columns=("case", "cell", "status", "error"), rows=rows, note=note),)
+    )
+
+
+def _what_can_be_read(
+    case: str, summarise_case: Callable[[Sequence[Record]], Section], records: list[Record]
+) -> Section:
+    """The case without the records whose numbers cannot be used, and a caveat that says so."""
+    good, why = [], ""
+    for record in records:
+        try:
+            summarise_case([record])
+            good.append(record)
+        except UNUSABLE as error:
+            why = why or repr(error)
+    section = summarise_case(good) if good else Section()
+    left = plural(len(records) - len(good), "record")
+    return replace(
+        section, caveats=(*section.caveats, f"{left} of {case} left out, whose numbers cannot be used: {why}.")
     )
 
 

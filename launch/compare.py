@@ -29,7 +29,9 @@ from launch.torchrun import ROOT
 SLOWER, INCONCLUSIVE = 1, 3
 """Exit codes; 0 is for same and faster."""
 LEAST_STEPS, ENOUGH_S = 20, 2.0
-"""A block has this many steps or this many seconds."""
+"""An arm has this many steps in a pair, or a block so many seconds."""
+FEWEST_STEPS = 4
+"""Steps of a block at least, however many turns a pair has: the first of them finds the other arm's data in caches."""
 MOST_STEPS = 500
 """Steps of a block at most, so that records stay readable."""
 HELP = (
@@ -48,10 +50,10 @@ class CompareOptions:
     max_pairs: int = 64
     """Pairs at most; they are doubled until the verdict is certain."""
     turns: int = 1
-    """Blocks of each arm in a pair, of which the median ratio counts. On a machine that others use, many turns of short
-    blocks see through noise that long blocks drown in: try --turns 16 --block-s 0.02."""
+    """Blocks of each arm in a pair, of which the median ratio counts. On a machine that others use, many turns of a few
+    steps see through noise that long blocks drown in: try --turns 64 --block-s 0.004."""
     block_s: float = 2.0
-    """Seconds, about, of one block; below 2 it has at least 20 steps."""
+    """Seconds, about, of one block; below 2 an arm has at least 20 steps in a pair."""
     margin_percent: float = 2.0
     """A difference below this does not matter."""
     warmup_steps: int = 10
@@ -177,10 +179,10 @@ def _git(*words: str) -> str | None:
     return done.stdout.strip() if done.returncode == 0 else None
 
 
-def steps_of_a_block(step_s: float, block_s: float) -> int:
-    """Steps that fill a block: at least 20, unless it takes two seconds."""
+def steps_of_a_block(step_s: float, block_s: float, turns: int = 1) -> int:
+    """Steps that fill a block: at least 20 in all turns of a pair, unless it takes two seconds."""
     steps = math.ceil(block_s / step_s)
-    least = 2 if block_s >= ENOUGH_S else LEAST_STEPS
+    least = 2 if block_s >= ENOUGH_S else max(FEWEST_STEPS, math.ceil(LEAST_STEPS / turns))
     return max(least, min(MOST_STEPS, steps))
 
 
@@ -194,7 +196,7 @@ def alternate(asked: Asked, first: Arm, second: Arm, cell: dict[str, Any]) -> Re
     for name, arm in arms.items():
         times = arm.ask(max(options.warmup_steps, LEAST_STEPS), options.timeout_s)["step_s"]
         step_s = median(max(ranks) for ranks in zip(*times, strict=True))
-        steps[name] = steps_of_a_block(step_s, options.block_s)
+        steps[name] = steps_of_a_block(step_s, options.block_s, options.turns)
     blocks: list[dict[str, Any]] = []
     order = paired.order(options.max_pairs * options.turns, options.seed)
     raw: dict[str, Any] = {"parameters": [arm.parameters for arm in arms.values()], "steps": steps}

@@ -96,9 +96,9 @@ def main() -> int:
     parser.add_argument("--injected", type=int, default=20)
     parser.add_argument("--injected-percent", type=float, default=4.0)
     parser.add_argument("--units", type=int, default=100)
-    parser.add_argument("--block-s", type=float, default=0.02)
+    parser.add_argument("--block-s", type=float, default=0.004)
     parser.add_argument("--pairs", type=int, default=8)
-    parser.add_argument("--turns", type=int, default=16)
+    parser.add_argument("--turns", type=int, default=64)
     parser.add_argument("--max-pairs", type=int, default=16)
     parser.add_argument("--launched", action="store_true", help="launch every arm as the command does; much slower")
     parser.add_argument(

@@ -161,3 +161,9 @@ def test_the_picture_marks_what_ddp_sends() -> None:
 def test_gloos_reduce_scatter_is_named_for_what_it_is() -> None:
     confidence = [str(fact) for fact in summarise([_record("reduce_scatter", 64, 1.0)]).facts]
     assert any("its links carry twice what its busbw says" in text for text in confidence)
+
+
+@pytest.mark.parametrize(("op", "said"), [("send_recv", True), ("all_to_all", True), ("broadcast", False)])
+def test_what_gloo_sends_one_way_at_a_time_is_named(op: str, said: bool) -> None:
+    caveats = summarise([_record(op, 64, 1.0)]).facts
+    assert any("one way at a time" in str(fact) for fact in caveats) == said

@@ -256,3 +256,12 @@ def test_plots_of_what_the_verdict_speaks_of_come_first() -> None:
     titles = [plot.title for plot in summarise([fit_record(), *study()[:3]]).plots]
     assert titles[:2] == ["Throughput of lenet-5", "Efficiency of lenet-5"]
     assert titles[-1] == "Loss"
+
+
+@pytest.mark.parametrize("case", sorted({record.case for record in all_cases()}))
+def test_one_record_with_unusable_numbers_does_not_take_the_report_with_it(case: str) -> None:
+    good = [record for record in all_cases() if record.case == case and record.status == "ok"]
+    broken = replace(good[0], raw={"blocks": 7}, cell={**good[0].cell, "model": "another"})
+    whole, damaged = summarise(good), summarise([*good, broken])
+    assert {table.title for table in whole.tables} <= {table.title for table in damaged.tables}
+    summarise([broken])

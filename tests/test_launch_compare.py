@@ -58,6 +58,16 @@ def test_an_arm_of_far_more_work_is_slower_and_everything_is_recorded() -> None:
     assert left_behind(folder) == []
 
 
+def test_both_arms_keep_to_the_same_cpus_as_many_as_they_have_threads(tmp_path: Path) -> None:
+    words = [*spinning(tmp_path, 0).split(), "--batch-size", "4", "--device", "cpu"]
+    with ForkedArm(words, 1, ROOT) as one, ForkedArm(words, 1, ROOT) as other:
+        one.ready(60)
+        other.ready(60)
+        first, second = (os.sched_getaffinity(arm._process._process.pid) for arm in (one, other))  # type: ignore[attr-defined]
+    assert first == second
+    assert len(first) == 1
+
+
 def test_an_arm_sleeps_while_the_other_works(tmp_path: Path) -> None:
     with Arm([*spinning(tmp_path, 0).split(), "--batch-size", "4", "--device", "cpu"], 2, ROOT) as arm:
         arm.ready(60)
@@ -230,6 +240,7 @@ def test_a_block_has_twenty_steps_or_two_seconds() -> None:
     assert steps_of_a_block(0.5, 0.1) == 20
     assert steps_of_a_block(0.001, 0.1) == 100
     assert steps_of_a_block(0.001, 2.0) == 500
+    assert [steps_of_a_block(0.5, 0.1, turns) for turns in (2, 4, 64)] == [10, 5, 4]
 
 
 def test_an_arm_that_is_not_ready_in_time_is_told(tmp_path: Path) -> None:

@@ -38,6 +38,11 @@ TWICE = (
     "gloo carries out reduce_scatter as an all_reduce and throws most of it away: its links carry twice what its busbw "
     "says."
 )
+BY_TURNS = (
+    "Between two ranks gloo sends large messages one way at a time: send_recv, all_to_all and all_gather reach half to "
+    "two thirds of a link that carries both ways at once."
+)
+EXCHANGES = ("send_recv", "all_to_all", "all_gather")
 FEW_CALLS = 20
 
 
@@ -165,10 +170,11 @@ def _curve(op: str, records: Sequence[Record]) -> Curve:
 def _caveats(records: Sequence[Record]) -> list[str]:
     found = []
     measured = [record for record in records if record.status == "ok"]
-    if any(
-        record.environment.get("backend") == "gloo" and record.cell["op"] == "reduce_scatter" for record in measured
-    ):
+    by_gloo = [record.cell for record in measured if record.environment.get("backend") == "gloo"]
+    if any(cell["op"] == "reduce_scatter" for cell in by_gloo):
         found.append(TWICE)
+    if any(cell["op"] in EXCHANGES and cell["ranks"] == 2 for cell in by_gloo):
+        found.append(BY_TURNS)
     if few := sum(len(_calls_s(record)) < FEW_CALLS for record in measured):
         found.append(f"{plural(few, 'size')} with fewer than {FEW_CALLS} calls, since a call takes so long.")
     return found
