@@ -104,7 +104,7 @@ def test_two_commits_run_their_own_code(tmp_path: Path) -> None:
         subprocess.run(["git", "-C", str(repository), *identity, *words], check=True, capture_output=True)
 
     git("add", "-A")
-    git("commit", "--quiet", "-m", "now")
+    git("commit", "--quiet", "--allow-empty", "-m", "now")
     loop = repository / "ddp" / "loop.py"
     text = loop.read_text()
     head = "    trainer.train_mode()\n    for batch in batches:\n"

@@ -2,6 +2,7 @@
 
 import json
 import re
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -61,12 +62,24 @@ def forked(folder: Path, scripts: list[list[str]], **more: str) -> tuple[list[En
         path.unlink()  # a rank appends
     command = [sys.executable, "-P", str(driver), str(ROOT), json.dumps(births)]
     done = subprocess.run(
-        command, cwd=folder, env=environment(folder, **more), input="typed\n" * 9, capture_output=True, text=True
+        command,
+        cwd=folder,
+        env=environment(folder, **more),
+        input="typed\n" * 9,
+        capture_output=True,
+        text=True,
+        preexec_fn=hear_signals,
     )
     assert done.returncode == 0, done.stderr
     said = json.loads(done.stdout)
     texts = [[(folder / f"{number}.{kind}").read_text() for kind in ("out", "err")] for number in range(len(scripts))]
     return [End(code, *pair) for code, pair in zip(said["codes"], texts, strict=True)], said["ready"]
+
+
+def hear_signals() -> None:
+    """As in a terminal, also where these tests run behind nohup or in the background of a script."""
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
+        signal.signal(number, signal.SIG_DFL)
 
 
 def started(folder: Path, argv: list[str], **more: str) -> End:
@@ -79,6 +92,7 @@ def started(folder: Path, argv: list[str], **more: str) -> End:
         capture_output=True,
         text=True,
         start_new_session=True,
+        preexec_fn=hear_signals,
     )
     return End(done.returncode, done.stdout, done.stderr)
 
