@@ -1,6 +1,7 @@
 """What all tests share. Imports nothing heavy, and above all no torch: see below."""
 
 import os
+import signal
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,13 @@ if TYPE_CHECKING:
 
 # One thread per process, set before torch is imported: the ranks of these tests are forked from this process.
 os.environ["OMP_NUM_THREADS"] = "1"
+
+
+def pytest_configure() -> None:
+    """Hear signals as in a terminal, also where the tests run behind nohup or in the background of a script."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number in (signal.SIGHUP, signal.SIGQUIT):
+        signal.signal(number, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="module")

@@ -14,6 +14,8 @@ import torch.distributed as dist
 
 RANK = int(os.environ["RANK"])
 LAST = int(os.environ["WORLD_SIZE"]) - 1
+LINE_LENGTH = 400
+"""What ranks write into one pipe stays whole below 4,096 bytes, and what SLURM puts together from nodes below 1,024."""
 ATTEMPT = int(os.environ["TORCHELASTIC_RESTART_COUNT"])
 
 
@@ -63,7 +65,10 @@ def show() -> None:
         "session": os.getsid(0) == os.getpid(),
         "launch": [name for name in sys.modules if name.partition(".")[0] == "launch"],
     }
-    print("facts " + json.dumps(facts), flush=True)
+    text = json.dumps(facts)
+    for start in range(0, len(text), LINE_LENGTH):
+        sys.stdout.write(f"facts {RANK} {text[start : start + LINE_LENGTH]}\n")  # print may write the line's end apart
+        sys.stdout.flush()
 
 
 def stay() -> None:

@@ -17,6 +17,7 @@ import torch.distributed as dist
 
 from ddp.context import DistContext, process_group
 from ddp.env import RankInfo
+from launch.stacks import RankHandle, collect, register
 
 Work = Callable[[DistContext], Any]
 
@@ -24,6 +25,7 @@ Work = Callable[[DistContext], Any]
 def _run(work: Work, rank: int, world_size: int, folder: Path, group_timeout_s: float) -> None:
     """In the child: join the group, do the work, leave its result or its traceback in a file, and end at once."""
     torch.set_num_threads(1)
+    register(open(folder / f"{rank}.stack", "w"))  # noqa: SIM115
     outcome: tuple[bool, Any]
     info = RankInfo(
         rank=rank, world_size=world_size, local_rank=rank, local_world_size=world_size, node_rank=0, launched=True
@@ -59,15 +61,21 @@ def run_ranks(
         for process in ranks:
             process.join(max(0.0, deadline - time.monotonic()))
         killed = any(process.exitcode == -signal.SIGKILL for process in ranks)
-        hung = [rank for rank, process in enumerate(ranks) if process.is_alive()]
+        hung = [
+            RankHandle(rank=rank, host="", pid=process.pid or 0, stack_file=folder / f"{rank}.stack")
+            for rank, process in enumerate(ranks)
+            if process.is_alive()
+        ]
+        stacks = collect(hung) if hung else ()
         for process in ranks:
             process.kill()
             process.join()
-        assert not hung, f"ranks {hung} of {world_size} still ran after {timeout_s} s"
+        where = "\n".join(f"rank {each.rank}, {each.state}: {', '.join(each.frames[:12])}" for each in stacks)
+        assert not hung, f"{len(hung)} of {world_size} ranks still ran after {timeout_s} s:\n{where}"
         files = [folder / f"{rank}.pickle" for rank in range(world_size)]
         outcomes = [
-            pickle.loads(file.read_bytes()) if file.exists() else (False, "it died")  # noqa: S301
-            for file in files
+            pickle.loads(file.read_bytes()) if file.exists() else (False, f"it died: exit code {process.exitcode}")  # noqa: S301
+            for file, process in zip(files, ranks, strict=True)
         ]
     for rank, (good, value) in enumerate(outcomes):
         assert good or (may_die and killed), f"rank {rank} of {world_size} failed:\n{value}"

@@ -1,6 +1,5 @@
 """Runs that `ringmark submit` starts on a test's cluster, and what became of them."""
 
-import json
 import os
 import subprocess
 import sys
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from launch import attempts, run_folder, verdict
+from tests.launches import facts
 from tests.slurm_cluster import FINAL_STATES, Cluster
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -54,8 +54,7 @@ class Run:
 
     def facts(self) -> list[dict[str, Any]]:
         """What the ranks of mode `show` of tests/launched.py found, by rank."""
-        lines = [line.partition("facts ")[2] for line in self.output.splitlines() if "facts {" in line]
-        return sorted(map(json.loads, lines), key=lambda fact: fact["rank"])
+        return [fact for _, fact in sorted(facts(self.output).items())]
 
 
 def ringmark(cluster: Cluster, *words: str, cwd: Path = ROOT, **more: str) -> subprocess.CompletedProcess[str]:
