@@ -1,6 +1,9 @@
 """Which collective each rank began last, from torch's flight recorder: it tells what stacks cannot, as on GPUs.
 
 torch records always, but only the process itself can read it, so a thread of the rank waits at a pipe to be asked.
+
+Ask only ranks that stand still and are to be ended: torch's reader keeps Python's lock while it waits for the records',
+and whoever begins a collective holds the two in the other order, so that reading may stop a rank that still moves.
 """
 
 import contextlib
@@ -24,20 +27,27 @@ READERS = (("_dump_fr_trace_json", "gloo"), ("_dump_nccl_trace_json", "nccl"))
 
 
 def serve(stack_file: Path, rank: int) -> None:
-    """In a rank: answer whenever its launcher asks, which knows the rank by this file."""
+    """In a rank: answer whenever its launcher asks, which knows the rank by this file.
+
+    Tells of what begins from now on: a process that was forked has the records of its parent, which are not its own.
+    """
     pipe = _pipe(stack_file)
     os.mkfifo(pipe, 0o600)
-    threading.Thread(target=_answer, args=(pipe, _answer_file(stack_file), rank), name="recorder", daemon=True).start()
+    arguments = (pipe, _answer_file(stack_file), rank, recorded())
+    threading.Thread(target=_answer, args=arguments, name="recorder", daemon=True).start()
 
 
 def ask(stack_files: Iterable[Path], timeout_s: float = 0.5) -> tuple[Collective, ...]:
     """The last collectives of the ranks of this machine that answer in time; nothing of those without torch."""
-    asked = [file for file in stack_files if _knock(file)]
-    deadline = time.monotonic() + timeout_s
-    while time.monotonic() < deadline and not all(_answer_file(file).exists() for file in asked):
+    files = [file for file in stack_files if _pipe(file).exists()]
+    for file in files:
+        _answer_file(file).unlink(missing_ok=True)
+    deadline, deaf = time.monotonic() + timeout_s, files
+    while time.monotonic() < deadline and not all(_answer_file(file).exists() for file in files):
+        deaf = [file for file in deaf if not _knock(file)]
         time.sleep(POLL_S)
     found: list[Collective] = []
-    for file in asked:
+    for file in files:
         with contextlib.suppress(OSError, ValueError, TypeError):
             found += [Collective(**entry) for entry in json.loads(_answer_file(file).read_text())]
     return tuple(found)
@@ -77,36 +87,30 @@ def _answer_file(stack_file: Path) -> Path:
 
 def _knock(stack_file: Path) -> bool:
     """Ask a rank -> whether it heard."""
-    with contextlib.suppress(OSError):
-        _answer_file(stack_file).unlink()
     try:
         os.close(os.open(_pipe(stack_file), os.O_WRONLY | os.O_NONBLOCK))
-    except OSError:  # nobody reads there
+    except OSError:  # nobody reads there, or nobody yet
         return False
     return True
 
 
-def _answer(pipe: Path, answer: Path, rank: int) -> None:
+def _answer(pipe: Path, answer: Path, rank: int, since: Mapping[str, int]) -> None:
     temporary = answer.with_suffix(".tmp")
     while True:
         try:
             pipe.read_bytes()  # until the launcher opens it
-            temporary.write_text(json.dumps([asdict(one) for one in last_collectives(rank)]))
+            temporary.write_text(json.dumps([asdict(one) for one in last_collectives(rank, since)]))
             temporary.replace(answer)
         except OSError:  # the folder is gone, and with it whoever would ask
             return
 
 
-def last_collectives(rank: int) -> list[Collective]:
-    """What this process began last in each process group; nothing if it has not imported torch's distributed part."""
-    torch_c10d = sys.modules.get("torch._C._distributed_c10d")
+def last_collectives(rank: int, since: Mapping[str, int]) -> list[Collective]:
+    """What this process began last in each process group, of what `recorded` did not yet count."""
     latest: dict[str, Collective] = {}
-    for function, backend in READERS:
-        entries: list[Mapping[str, Any]] = []
-        with contextlib.suppress(Exception):  # not in this build or version of torch, or changed in it
-            entries = json.loads(getattr(torch_c10d, function)())["entries"]
+    for backend, entries in _entries().items():
         for entry in entries:
-            if entry.get("is_p2p"):
+            if entry.get("is_p2p") or entry.get("record_id", 0) < since.get(backend, 0):
                 continue
             group = " ".join(map(str, entry.get("process_group", [backend])))
             one = Collective(
@@ -118,3 +122,19 @@ def last_collectives(rank: int) -> list[Collective]:
             )
             latest[group] = one  # the records are in order; their numbers begin again with a group that is made anew
     return list(latest.values())
+
+
+def recorded() -> dict[str, int]:
+    """How many records torch has made in this process and its parents until now, by backend."""
+    return {backend: 1 + max(entry.get("record_id", 0) for entry in entries) for backend, entries in _entries().items()}
+
+
+def _entries() -> dict[str, list[Mapping[str, Any]]]:
+    """torch's records by backend; nothing if this process has not imported torch's distributed part."""
+    torch_c10d = sys.modules.get("torch._C._distributed_c10d")
+    found: dict[str, list[Mapping[str, Any]]] = {}
+    for function, backend in READERS:
+        with contextlib.suppress(Exception):  # not in this build or version of torch, or changed in it
+            if entries := json.loads(getattr(torch_c10d, function)())["entries"]:
+                found[backend] = entries
+    return found

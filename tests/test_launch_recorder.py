@@ -8,6 +8,7 @@ import torch
 import torch.distributed as dist
 
 from launch.recorder import Collective, ask, behind, serve
+from launch.stacks import RankHandle
 from tests.hanging_ranks import hanging_ranks, wait_until
 
 
@@ -23,11 +24,23 @@ def skips_one(folder: Path, rank: int) -> None:
     if rank == 1:
         works.pop().wait()
         works.append(dist.all_reduce(torch.ones(1), async_op=True))
-        while True:
-            os.read(os.pipe()[0], 1)
+        stands(folder, rank)
     works.pop().wait()
     works.append(dist.barrier(async_op=True))
-    works.pop().wait()
+    stands(folder, rank)
+
+
+def stands(folder: Path, rank: int) -> None:
+    """Begin nothing more, and say so: who is asked while it begins something may be stopped for good."""
+    (folder / f"{rank}.stands").touch()
+    os.read(os.pipe()[0], 1)
+
+
+def asked(handles: list[RankHandle]) -> tuple[Collective, ...]:
+    """What the ranks tell once they all stand still."""
+    files = [handle.stack_file for handle in handles]
+    wait_until(lambda: all(file.with_suffix(".stands").exists() for file in files))
+    return ask(files, timeout_s=20)
 
 
 def test_ranks_tell_what_they_began(tmp_path: Path) -> None:
@@ -35,10 +48,9 @@ def test_ranks_tell_what_they_began(tmp_path: Path) -> None:
         skips_one(tmp_path, rank)
 
     with hanging_ranks(work, 3, tmp_path) as handles:
-        files = [handle.stack_file for handle in handles]
-        wait_until(lambda: [one.number for one in ask(files)] == [4, 3, 4])
         for _ in range(2):  # more than once
-            found = ask(files)
+            found = asked(handles)
+            assert [one.number for one in found] == [4, 3, 4]
             assert [(one.rank, one.name, one.done) for one in found if one.rank != 1] == [
                 (0, "barrier", False),
                 (2, "barrier", False),
@@ -54,22 +66,32 @@ def test_a_group_that_was_made_anew_counts_from_one(tmp_path: Path) -> None:
     """As a fork does that inherits its parent's records, and a script that destroys its group and joins again."""
 
     def work(rank: int) -> None:
+        serve(tmp_path / f"{rank}.stack", rank)
+        for _ in range(5):
+            dist.barrier()
         for name in ("second", "third"):
             dist.destroy_process_group()
             dist.init_process_group("gloo", store=dist.FileStore(str(tmp_path / name), 2), rank=rank, world_size=2)
+        works = [dist.all_reduce(torch.ones(1), async_op=True)] if rank == 0 else []
+        stands(tmp_path, rank)
+        del works
+
+    with hanging_ranks(work, 2, tmp_path) as handles:
+        assert asked(handles)[0] == last(0, 1)
+
+
+def test_what_was_begun_before_is_not_told(tmp_path: Path) -> None:
+    """A fork has its parent's records, of groups in which it is no member."""
+
+    def work(rank: int) -> None:
+        dist.barrier(group=dist.new_group([0, 1]))
         serve(tmp_path / f"{rank}.stack", rank)
-        if rank == 0:
-            dist.all_reduce(torch.ones(1))
-        os.read(os.pipe()[0], 1)
+        works = [dist.all_reduce(torch.ones(1), async_op=True)] if rank == 0 else []
+        stands(tmp_path, rank)
+        del works
 
-    def joined(rank: int) -> None:
-        for _ in range(5):
-            dist.barrier()
-        work(rank)
-
-    with hanging_ranks(joined, 2, tmp_path) as handles:
-        files = [handle.stack_file for handle in handles]
-        wait_until(lambda: [(one.rank, one.number, one.name) for one in ask(files)][:1] == [(0, 1, "all_reduce")])
+    with hanging_ranks(work, 2, tmp_path) as handles:
+        assert asked(handles) == (last(0, 2),)
 
 
 def test_nobody_answers(tmp_path: Path) -> None:
