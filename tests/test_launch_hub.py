@@ -89,8 +89,8 @@ def test_a_stopped_member_is_lost_after_silence_and_learns_of_it() -> None:
         events.wait_for("hello")
         os.kill(process.pid, signal.SIGSTOP)
         start = time.monotonic()
-        assert events.wait_for("lost", timeout_s=5) == ("n2", "lost", {"reason": "no word for 2 s"})
-        assert 1 < time.monotonic() - start < 4
+        assert events.wait_for("lost", timeout_s=20) == ("n2", "lost", {"reason": "no word for 2 s"})
+        assert 1 < time.monotonic() - start < 10
         os.kill(process.pid, signal.SIGCONT)
         assert read_line(process)[0] == "lost"
 
@@ -108,7 +108,7 @@ def test_a_stopped_head_is_lost_for_its_members() -> None:
     process = subprocess.Popen(argv, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     with killed(process), Link(read_line(process), TOKEN, "n1", heard := Events()) as link:
         os.kill(process.pid, signal.SIGSTOP)
-        assert heard.wait_for("lost", timeout_s=5) == ("lost", {"reason": "no word for 2 s"})
+        assert heard.wait_for("lost", timeout_s=20) == ("lost", {"reason": "no word for 2 s"})
         assert not link.send("late")
 
 
@@ -269,7 +269,7 @@ def test_stop_is_quick_and_may_be_called_from_a_callback_and_twice() -> None:
         assert heard.wait_for("bye")
     head.stop()
     link.stop()
-    assert time.monotonic() - start < 2
+    assert time.monotonic() - start < 5
 
 
 def test_stop_does_not_wait_for_a_member_that_reads_nothing() -> None:
@@ -280,7 +280,7 @@ def test_stop_does_not_wait_for_a_member_that_reads_nothing() -> None:
             head.send("n2", "big", "x" * 1_000_000)
         start = time.monotonic()
         head.stop()
-        assert time.monotonic() - start < 2
+        assert time.monotonic() - start < 5
 
 
 def test_limits_that_cannot_work_are_refused() -> None:

@@ -162,7 +162,7 @@ def test_when_the_cable_is_pulled_both_sides_say_so(hosts: tuple[Host, Host], pu
         try:
             assert next_of(two, "lost")[1]["reason"]
             assert next_of(head, "lost")[0] == "n2"
-            assert time.monotonic() - start_s < 2 + 2
+            assert time.monotonic() - start_s < 2 + 5
         finally:
             hosts[pulled].link_up()
             if pulled == 0:
@@ -195,7 +195,7 @@ def test_doors_that_are_closed_or_silent_are_told_apart() -> None:
         doors = [{"address": "127.0.0.1", "probe": each} for each in (silent.getsockname()[1], port)]
         start_s = time.monotonic()
         assert [error for error, _ in try_doors(doors, "word", timeout_s=0.3)] == ["timed out", "connection refused"]
-        assert time.monotonic() - start_s < 2
+        assert time.monotonic() - start_s < 5
 
 
 def test_doors_hold_one_port_and_let_go_of_the_rest() -> None:

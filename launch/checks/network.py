@@ -115,29 +115,22 @@ def judge_clocks(nodes: Sequence[Facts], mesh: Mesh) -> list[Finding]:
 def judge_rates(nodes: Sequence[Facts], rates: Rates, expected_gbit: float | None) -> list[Finding]:
     """The slow pair. The usual rate is the median of each node's best, so that one slow node does not lower it."""
     names = {facts["member"]: facts["node"] for facts in nodes}
-    slowest: dict[frozenset[int], tuple[float, str]] = {}
-    for (one, other), rate in rates.items():
-        gbit = (rate or 0.0) / 1e9
-        found = (gbit, f"{names[one]} to {names[other]}")
-        slowest[frozenset((one, other))] = min(found, slowest.get(frozenset((one, other)), found))
+    slowest = _slowest(rates)
     if not slowest:
         return []
-    best = {
-        member: max((rate for pair, (rate, _) in slowest.items() if member in pair), default=0.0) for member in names
-    }
-    usual = statistics.median(best.values())
-    least = expected_gbit if expected_gbit is not None else SLOW * usual if len(nodes) > 2 else 0.0
-    slow = {pair: text for pair, text in slowest.items() if text[0] < least}
+    usual, least = _usual(slowest), least_gbit(rates, expected_gbit)
+    slow = {pair: found for pair, found in slowest.items() if found[0] < least}
+    best = _best(slowest)
     blamed = {
         member
-        for member in names
-        if len(nodes) > 2 and best[member] < least and any(best[other] >= least for other in names)
+        for member in best
+        if len(nodes) > 2 and best[member] < least and any(best[other] >= least for other in best)
     }
     findings = []
-    for pair, (gbit, direction) in slow.items():
+    for pair, (gbit, (one, other)) in slow.items():
         culprits = sorted(pair & blamed)
         sentence = (
-            f"expected at least {least:.3g} Gbit/s from {direction}"
+            f"expected at least {least:.3g} Gbit/s from {names[one]} to {names[other]}"
             f"{'' if expected_gbit is not None else f' ({usual:.3g} is usual here)'}, "
             f"got {gbit:.3g}; check the link's speed, its errors and what else uses it"
         )
@@ -146,3 +139,33 @@ def judge_rates(nodes: Sequence[Facts], rates: Rates, expected_gbit: float | Non
         findings.append(Finding(level=level, check="bandwidth", node=node, sentence=sentence, bad_node=bool(culprits)))
     lowest, highest = min(rate for rate, _ in slowest.values()), max(rate for rate, _ in slowest.values())
     return findings or [ok("bandwidth", f"{lowest:.3g} to {highest:.3g} Gbit/s between two nodes (one TCP stream)")]
+
+
+def least_gbit(rates: Rates, expected_gbit: float | None) -> float:
+    """Below what a rate is slow, Gbit/s: what the user expects, else a part of the usual; 0 for a single pair."""
+    slowest = _slowest(rates)
+    if expected_gbit is not None:
+        return expected_gbit
+    return SLOW * _usual(slowest) if len(slowest) > 1 else 0.0
+
+
+def _slowest(rates: Rates) -> dict[frozenset[int], tuple[float, tuple[int, int]]]:
+    """Gbit/s of each pair in its slower direction, and that direction as (sender, receiver)."""
+    slowest: dict[frozenset[int], tuple[float, tuple[int, int]]] = {}
+    for direction, rate in rates.items():
+        found = ((rate or 0.0) / 1e9, direction)
+        slowest[frozenset(direction)] = min(found, slowest.get(frozenset(direction), found))
+    return slowest
+
+
+def _best(slowest: Mapping[frozenset[int], tuple[float, tuple[int, int]]]) -> dict[int, float]:
+    """Gbit/s of each member with the one with which it is fastest."""
+    best: dict[int, float] = {}
+    for pair, (gbit, _) in slowest.items():
+        for member in pair:
+            best[member] = max(gbit, best.get(member, 0.0))
+    return best
+
+
+def _usual(slowest: Mapping[frozenset[int], tuple[float, tuple[int, int]]]) -> float:
+    return statistics.median(_best(slowest).values())
