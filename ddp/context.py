@@ -10,6 +10,7 @@ from typing import Any, Literal, cast
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed import distributed_c10d
 
 from ddp.env import RankInfo
 from ddp.mistake import Mistake
@@ -31,6 +32,8 @@ class DistContext:
     node_rank: int
     device: torch.device
     backend: str
+    timeout_s: float
+    """How long a rank of the group waits for the others."""
     group: dist.ProcessGroup
     patient_group: dist.ProcessGroup
 
@@ -41,7 +44,8 @@ class DistContext:
         Writing or verifying a large checkpoint may take longer than any step does. A rank that dies is noticed all the
         same, since its connections close.
         """
-        return replace(self, device=torch.device("cpu"), backend="gloo", group=self.patient_group)
+        long_s = PATIENCE.total_seconds()
+        return replace(self, device=torch.device("cpu"), backend="gloo", timeout_s=long_s, group=self.patient_group)
 
     @property
     def is_main(self) -> bool:
@@ -85,15 +89,24 @@ class DistContext:
         members = list(range(ranks))
         if ranks == self.world_size:
             return self
-        group, patient_group = dist.new_group(members), new_patient_group(members)
+        group = dist.new_group(members, timeout=timedelta(seconds=self.timeout_s))
+        patient_group = new_patient_group(members, self.timeout_s)
         if not isinstance(group, dist.ProcessGroup):  # this rank is outside
             return None
         return replace(self, world_size=ranks, group=group, patient_group=patient_group)
 
 
-def new_patient_group(ranks: list[int]) -> dist.ProcessGroup:
-    """A group whose members may wait for each other for long. Every rank must call this."""
-    return cast("dist.ProcessGroup", dist.new_group(ranks, backend="gloo", timeout=PATIENCE))
+def new_patient_group(ranks: list[int], timeout_s: float) -> dist.ProcessGroup:
+    """A group whose members may wait for each other for long once it is made. Every rank must call this.
+
+    To make it they have no longer than for anything else: a connection that does not come about is a failure.
+    """
+    group = dist.new_group(ranks, backend="gloo", timeout=timedelta(seconds=timeout_s))
+    if isinstance(group, dist.ProcessGroup):  # this rank is in it
+        older = distributed_c10d._set_pg_timeout
+        set_timeout = getattr(distributed_c10d, "set_timeout", older)  # its name since torch 2.15
+        set_timeout(PATIENCE, group)
+    return cast("dist.ProcessGroup", group)
 
 
 def pick_device(choice: Literal["auto", "cpu", "cuda"], info: RankInfo) -> torch.device:
@@ -141,8 +154,9 @@ def process_group(
             node_rank=info.node_rank,
             device=device,
             backend=backend,
+            timeout_s=timeout_s,
             group=dist.group.WORLD,
-            patient_group=new_patient_group(list(range(info.world_size))),
+            patient_group=new_patient_group(list(range(info.world_size)), timeout_s),
         )
     finally:
         dist.destroy_process_group()

@@ -6,6 +6,7 @@ be tested against.
 """
 
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -219,7 +220,8 @@ def node_group(ctx: DistContext) -> dist.ProcessGroup:
     nodes = ctx.gather(ctx.node_rank)
     own: dist.ProcessGroup | None = None
     for node in sorted(set(nodes)):
-        group = dist.new_group([rank for rank, each in enumerate(nodes) if each == node])
+        members = [rank for rank, each in enumerate(nodes) if each == node]
+        group = dist.new_group(members, timeout=timedelta(seconds=ctx.timeout_s))
         if isinstance(group, dist.ProcessGroup):  # this rank is in it
             own = group
     assert own is not None

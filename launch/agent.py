@@ -20,7 +20,7 @@ from launch.argv import UsageError, fail
 from launch.deadline import Deadline
 from launch.exit_codes import CRASHED
 from launch.guardian import Guardian
-from launch.nursery import Nursery
+from launch.nursery import NotBornError, Nursery
 from launch.processes import adopt_orphans, kill
 from launch.reporter import SOCKET, VARIABLE, private_path
 from launch.torchrun_argv import TorchrunLine, split
@@ -38,13 +38,14 @@ GRACE_S = 30.0
 STOP = "stop"
 """A file of this name beside the verdict asks the ranks to save and stop."""
 STOP_POLL_S = 0.5
+RESTARTS = "verdict-restart-*.json"
 
 
 def why_plain(line: TorchrunLine, environ: Mapping[str, str]) -> str | None:
     """Why the ranks are to be started one by one, each with an import of torch of its own; None if they are forked."""
     if "plain" in line.ours:
         return "--plain"
-    for name in ("no-python", "run-path", "numa-binding"):
+    for name in ("no-python", "numa-binding"):
         if name in line.given or environ.get(f"PET_{name.upper().replace('-', '_')}", "0") not in ("0", ""):
             return f"--{name}"
     return next((f"{name} is set" for name in ("PYTHON_EXEC", "LD_PRELOAD") if environ.get(name)), None)
@@ -58,6 +59,8 @@ class Launcher:
         self.line, self.host = line, host or socket.gethostname()
         self.on_end: Callable[[RankEnd], None] = lambda end: None
         """Called with each rank that ends, at once."""
+        self.on_round: Callable[[int, Outcome], None] = self._tell_round
+        """Called with the number of a restart, and the end of the round before it."""
         self.company: Company | None = None
         """The other nodes, where there are any that ringmark itself brings together."""
         self.started_s = time.time()
@@ -96,14 +99,15 @@ class Launcher:
 
     def run(self) -> "Outcome":
         """Launch, and wait for the end. Raises ValueError for what cannot be started."""
-        if self.run_dir is not None:
-            self.run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for folder in filter(None, (self.run_dir, self.verdict_dir)):
+            _make(folder)  # now: it would be late to find out when the ranks have worked for hours
         from launch.engine import run_engine  # imports torch
 
         if self.verdict_dir is None or self.company is not None:  # the head of a job looks for the file itself
             return run_engine(self)
         file = self.verdict_dir / STOP
-        file.unlink(missing_ok=True)  # of an earlier launch
+        for old in (file, *self.verdict_dir.glob(RESTARTS)):  # of an earlier launch
+            old.unlink(missing_ok=True)
         with Deadline(self._stop, margin_s=0, stop_file=file):
             return run_engine(self)
 
@@ -130,21 +134,28 @@ class Launcher:
             _print(text)
 
     def round_failed(self, outcome: "Outcome") -> None:
-        """Tell why a round failed that is followed by another."""
-        self.judge(outcome)
+        """A round failed that is followed by another."""
         assert self.watch is not None
-        _print(f"restart {self.watch.rounds}: all ranks start again")
+        self.on_round(self.watch.rounds, outcome)
 
-    def judge(self, outcome: "Outcome") -> int:
-        """Say what happened, and store it -> the exit code."""
+    def _tell_round(self, restart: int, outcome: "Outcome") -> None:
+        """Tell why it failed; where there are other nodes, their head does."""
+        self.judge(outcome, restart)
+        _print(f"restart {restart}: all ranks start again")
+
+    def judge(self, outcome: "Outcome", restart: int | None = None) -> int:
+        """Say what happened, and store it, beside others if a restart follows -> the exit code."""
         from launch.verdict import judge, write
 
         verdict = judge(outcome.ends, (outcome.facts,), started_s=self.started_s, world_size=None)
         for text in verdict.lines:
             _print(text)
         if self.verdict_dir is not None:
-            self.verdict_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-            write(verdict, self.verdict_dir)
+            try:
+                self.verdict_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+                write(verdict, self.verdict_dir, restart)
+            except OSError as error:  # what was said stands, and so does the exit code
+                _print(f"the verdict could not be stored: {error}")
         return verdict.code
 
     def signal_names(self) -> tuple[str, ...]:
@@ -191,8 +202,18 @@ def _check_script(line: TorchrunLine) -> None:
         or os.environ.get("PET_MODULE")
         or os.environ.get("PET_NO_PYTHON")
     )
-    if not no_file and not Path(line.script).is_file():
-        raise UsageError(f"expected a Python script, got {line.script}: no such file; a module needs -m before it")
+    script = Path(line.script)
+    if not no_file and not script.is_file() and not (script / "__main__.py").is_file():
+        what = "a folder without __main__.py" if script.is_dir() else "no such file"
+        raise UsageError(f"expected a Python script, got {line.script}: {what}; a module needs -m before it")
+
+
+def _make(folder: Path) -> None:
+    """Make a folder for this user alone. Raises ValueError if that cannot be."""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"expected a folder that can be written, got {error}; choose another one") from error
 
 
 def _seconds(name: str, text: str | None) -> float | None:
@@ -223,7 +244,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return launcher.judge(launcher.run())
     except (UsageError, ValueError) as error:
         return fail(error)
-    except ChildProcessError as error:
+    except NotBornError as error:
         _print(str(error))
         return CRASHED
     finally:

@@ -6,6 +6,7 @@ import re
 import sys
 from collections.abc import Sequence
 from contextlib import redirect_stderr
+from itertools import takewhile
 from typing import Any, TypeVar, get_args
 
 Config = TypeVar("Config")
@@ -41,9 +42,14 @@ def _renamed(word: str) -> str:
 def _one_line(box: str) -> str:
     """The sentences of tyro's error boxes, without frames, the advice to read the help, and line breaks."""
     lines = [re.sub(r"[│╭╮╰╯─]", " ", line).strip() for line in box.splitlines()]
-    titles = {"Value error", "Invalid choice", "Unrecognized options", "Missing value", "Required options"}
+    titles = ("Value error", "Invalid choice", "Unrecognized options", "Missing argument", "Required options")
     kept = [line for line in lines if line and line not in titles and not line.startswith("For full helptext")]
+    if kept and kept[0].startswith("Missing from "):
+        missing = [line.split()[0] for line in takewhile(lambda line: not line.startswith("Unrecognized"), kept)]
+        return f"expected {' and '.join(word for word in missing if word.startswith('--'))} as well"
     text = re.sub(r"\s+", " ", " ".join(kept)).removeprefix("Error parsing ")
+    text = re.sub(r"^[\w.]+: (?=expected )", "", text)  # where in our dataclasses a check has spoken
+    text = re.sub(r" Perhaps you meant: (--[\w-]+).*", r"; did you mean \1?", text)
     return text.partition(" Argument helptext:")[0]
 
 
@@ -85,7 +91,7 @@ def parse(kind: type[Config], argv: Sequence[str], *, prog: str, description: st
     except SystemExit as stop:
         if stop.code in (0, None):
             raise
-        raise UsageError(f"{prog}: {_one_line(complaint.getvalue())} (see {prog} --help)") from None
+        raise UsageError(f"{_one_line(complaint.getvalue())} (see {prog} --help)") from None
 
 
 def _flags(name: str, value: Any) -> list[str]:

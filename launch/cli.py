@@ -171,6 +171,22 @@ def _demo(argv: Sequence[str]) -> int:
     return demo(argv)
 
 
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+    from platform import python_version
+
+    from launch.revision import revision
+
+    found = []
+    for name in ("ringmark", "torch", "torchvision"):
+        try:
+            found.append(f"{name} {version(name)}")
+        except PackageNotFoundError:
+            found.append(f"{name} not installed")
+    commit = revision()["commit"]
+    return ", ".join([*found, f"Python {python_version()}", *([f"commit {commit}"] if commit else [])])
+
+
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "train": _train,
     "run": _run,
@@ -203,6 +219,9 @@ def run(argv: Sequence[str]) -> int:
     if not argv or argv[0] in ("-h", "--help", "help"):
         print(USAGE)
         return 0 if argv else 2
+    if argv[0] in ("-V", "--version"):
+        print(_version())
+        return 0
     if argv[0] not in COMMANDS:
         raise UsageError(f"expected a command ({', '.join(COMMANDS)}), got {argv[0]!r}; see ringmark --help")
     return COMMANDS[argv[0]](argv[1:])
@@ -222,3 +241,8 @@ def console() -> int:
     except BrokenPipeError:  # of head or less, which have seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python would complain at its end
         return 128 + signal.SIGPIPE
+    except OSError as error:
+        if error.filename is None:
+            raise
+        what = f"expected to read or write {error.filename}, got: {error.strerror}"
+        return fail(f"{what}; check the path, and who may use it")

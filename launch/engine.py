@@ -2,7 +2,9 @@
 
 import logging
 import os
+import shutil
 import socket
+import traceback
 import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +16,7 @@ from torch.distributed.run import config_from_args, get_args_parser, parse_min_m
 from launch import rendezvous
 from launch.addresses import interface_of
 from launch.cpus import CpuMap, compact, gpu_bus_ids, plan
-from launch.nursery import Nursery
+from launch.nursery import NotBornError, Nursery
 from launch.oom import OomCounter
 from launch.rank_logs import RankLogs
 from launch.ranks import Crew, python_is_ours, replace_engine_processes
@@ -39,14 +41,17 @@ def parse(launcher: "Launcher") -> Any:
     options = parser.parse_args(launcher.line.argv())
     if options.signals_to_handle == parser.get_default("signals_to_handle"):
         options.signals_to_handle = SILENT
+    if not options.monitor_interval > 0:
+        raise ValueError(f"expected --monitor-interval as seconds above 0, got {options.monitor_interval}; write 0.1")
+    if options.master_port is not None and not 0 <= options.master_port < 1 << 16:
+        raise ValueError(f"expected --master-port from 0 to 65535, got {options.master_port}; 0 is any that is free")
     return options
 
 
 def settle_rendezvous(options: Any, company: rendezvous.Company | None) -> None:
     """Have the engine meet at our place, unless a person chose another rendezvous of torch's."""
     chosen = bool(options.rdzv_endpoint) or options.rdzv_backend != "static"
-    one_node = parse_min_max_nnodes(options.nnodes) == (1, 1)
-    if company is None and one_node and (not chosen or options.standalone):
+    if company is None and _one_node(options) and (not chosen or options.standalone):
         company = rendezvous.alone(options.master_port or 0)
     if company is None:
         if options.master_port is None:
@@ -58,10 +63,18 @@ def settle_rendezvous(options: Any, company: rendezvous.Company | None) -> None:
         options.rdzv_id = uuid.uuid4().hex
 
 
+def _one_node(options: Any) -> bool:
+    """Whether no other node is to take part. Raises ValueError if that is not what --nnodes tells."""
+    try:
+        return bool(parse_min_max_nnodes(options.nnodes) == (1, 1))
+    except (ValueError, RuntimeError) as error:
+        raise ValueError(f"expected --nnodes as a number or MIN:MAX, got {options.nnodes!r}; write 2") from error
+
+
 def variables(options: Any, threads: str) -> dict[str, str]:
     """What ranks get beside torchrun's variables."""
     found = {"OMP_NUM_THREADS": threads, "TORCHELASTIC_SIGNALS_TO_HANDLE": options.signals_to_handle}
-    if options.rdzv_backend == rendezvous.BACKEND and parse_min_max_nnodes(options.nnodes) == (1, 1):
+    if options.rdzv_backend == rendezvous.BACKEND and _one_node(options):
         # What listens for its peers does so where nobody else can connect.
         loopback = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
         found |= {name: value for name, value in loopback.items() if name not in os.environ}
@@ -96,7 +109,7 @@ def cpu_map(ranks: int, environ: dict[str, str]) -> CpuMap:
 def run_engine(launcher: "Launcher") -> Outcome:
     """Run torch's engine over all its rounds.
 
-    Raises ValueError for what cannot be started, ChildProcessError if the ranks are not forked in time.
+    Raises ValueError for what cannot be started, NotBornError for ranks that cannot be forked, or met.
     """
     company = launcher.company
     for name in NOISY:
@@ -106,7 +119,13 @@ def run_engine(launcher: "Launcher") -> Outcome:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # or the engine would tell at length that it does
     settle_rendezvous(options, company)
     own_logs = settle_logs(options, launcher)
-    config, command, arguments = config_from_args(options)
+    options.run_path = False  # ranks run a script as `python SCRIPT` does, with no interpreter started for each
+    try:
+        config, command, arguments = config_from_args(options)
+    except (AssertionError, OSError, ValueError) as error:
+        raise ValueError(f"expected options as torchrun takes them, got: {error}; see ringmark run --help") from error
+    if options.no_python and shutil.which(str(command)) is None:
+        raise ValueError(f"expected a command after --no-python, got {command}, which is not there or cannot be run")
     host = launcher.host
     if own_logs is not None:
         config.logs_specs = RankLogs(own_logs, host)
@@ -130,7 +149,7 @@ def run_engine(launcher: "Launcher") -> Outcome:
         watch=launcher.watch,
         nursery=nursery,
         folder=launcher.folder,
-        wraps=not options.no_python and not options.run_path,
+        wraps=not options.no_python,
         shutdown_s=options.shutdown_timeout or SHUTDOWN_S,
         slices=() if "no-pin" in launcher.line.ours else cpus.slices,
         environment=variables(options, threads),
@@ -173,6 +192,12 @@ def _run(config: LaunchConfig, command: Any, arguments: list[str]) -> None:
         return  # the verdict tells
     except RestartsOverError:
         return  # other nodes have used them up
+    except (NotBornError, ValueError):
+        raise
+    except Exception as error:
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        what = f"{type(error).__name__}: {error} ({Path(place.filename).name}, line {place.lineno})"
+        raise NotBornError(f"torch's engine could not start ranks or bring nodes together: {what}") from error
 
 
 def _started(ranks: int, why_plain: str | None, cpus: CpuMap, threads: str) -> str:

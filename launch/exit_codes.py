@@ -5,9 +5,8 @@ FAILED = 1
 """What a rank's own exception gives; ranks that differ where they must not."""
 MISTAKE = 2
 """In the command, the site or the configuration."""
-DATA = 3
-NO_CHECKPOINT = 4
-"""None that can be used, though one was asked for."""
+UNCERTAIN = 3
+"""A comparison or a gate that the measurements do not decide."""
 NON_FINITE = 5
 """The loss became infinite or not a number."""
 HANG = 6

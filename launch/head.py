@@ -5,7 +5,7 @@ Runs in the batch process of a job, which outlives the step whose launchers it h
 
 import queue
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +13,7 @@ from launch.events import NodeFacts, RankEnd, node_facts, rank_end
 from launch.hub import Hub
 from launch.joining import HEAD
 
+Told = tuple[tuple[RankEnd, ...], NodeFacts]
 LAST_WORD_S = 90.0
 """How long launchers that were told to end may take; their ranks have 30 s, and then are killed."""
 
@@ -41,6 +42,9 @@ class Head:
         """Why they could not meet."""
         self.stop: str | None = None
         """Why the ranks are to save and stop."""
+        self.on_round: Callable[[int, Sequence[Told]], None] = lambda restart, told: None
+        """Called with the number of a restart, and what all nodes know of the round before it."""
+        self._rounds: dict[int, dict[str, Told]] = {}
         self._ending_since: float | None = None
 
     def on_event(self, member: str, kind: str, data: Any) -> None:
@@ -72,13 +76,21 @@ class Head:
             node.ends[end.rank] = end
         elif kind == "again":
             hub.broadcast("again", data)  # the others' ranks start anew as well
+        elif kind == "round":
+            node.ends = {}  # its ranks live again
+            self._round_over(int(data["restart"]), member, _told(data))
         elif kind == "outcome":
-            node.ends = {end.rank: end for end in map(rank_end, data["ends"])}
-            node.facts, node.outcome = node_facts(data["facts"]), True
+            ends, node.facts = _told(data)
+            node.ends, node.outcome = {end.rank: end for end in ends}, True
             if data["failed"]:
                 self.end_all(hub, f"{node.host} has failed")
         elif kind == "lost" and not node.outcome:
             self.lost(hub, member, str(data["reason"]))
+
+    def _round_over(self, restart: int, member: str, told: Told) -> None:
+        self._rounds.setdefault(restart, {})[member] = told
+        if len(self._rounds[restart]) == len(self.nodes):
+            self.on_round(restart, tuple(self._rounds.pop(restart).values()))
 
     def _of_all(self, hub: Hub, kind: str, data: Any) -> None:
         if kind == "planned":
@@ -116,3 +128,8 @@ class Head:
     def facts(self) -> tuple[NodeFacts, ...]:
         """What is known of each node."""
         return tuple(node.facts for node in self.nodes.values() if node.facts is not None)
+
+
+def _told(data: Any) -> Told:
+    """A member's word of how its ranks ended."""
+    return tuple(map(rank_end, data["ends"])), node_facts(data["facts"])

@@ -3,8 +3,8 @@
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from launch import run_folder, slurm_text
@@ -12,11 +12,11 @@ from launch.argv import parse
 from launch.cancel import one_run
 from launch.slurm_text import SlurmError
 from launch.status import newest_verdict
+from launch.tail import Tail
 from launch.words import harmless
 
 POLL_S = 0.5
 QUEUE_POLL_S = 3.0
-CHUNK_BYTES = 1 << 20
 RANK_LOG = re.compile(r"rank-(\d+)-(.+)\.log", re.ASCII)
 
 
@@ -32,35 +32,6 @@ class LogsOptions:
     """Only the log of the rank that failed first, by the newest verdict."""
     raw: bool = False
     """Leave escape sequences and control characters in; a terminal obeys them."""
-
-
-@dataclass
-class Tail:
-    """A file that grows, read line by line."""
-
-    path: Path
-    label: str
-    offset: int = 0
-    rest: bytes = field(default=b"")
-
-    def lines(self, *, last: bool = False) -> Iterator[str]:
-        """The lines that have come since; with `last` also one without an end."""
-        while chunk := self._more():
-            *whole, self.rest = re.split(rb"\r\n|\n|\r(?!\Z)", self.rest + chunk)
-            yield from (line.decode("utf-8", "replace") for line in whole)
-        if last and self.rest:
-            yield self.rest.decode("utf-8", "replace")
-            self.rest = b""
-
-    def _more(self) -> bytes:
-        try:
-            with self.path.open("rb") as file:
-                file.seek(self.offset)
-                chunk = file.read(CHUNK_BYTES)
-        except FileNotFoundError:
-            return b""
-        self.offset += len(chunk)
-        return chunk
 
 
 def logs(argv: Sequence[str]) -> int:

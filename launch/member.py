@@ -7,7 +7,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from launch.addresses import interface_of
 from launch.events import NodeFacts, RankEnd, to_json
@@ -16,6 +16,9 @@ from launch.link import Link, Plan
 from launch.private_files import read_json
 from launch.run_folder import ATTEMPTS
 from launch.spec import Spec
+
+if TYPE_CHECKING:
+    from launch.watch import Outcome
 
 OVER_S = 120.0
 """How long a member that has ended waits for the head's word, so that srun does not end the others first."""
@@ -65,11 +68,18 @@ class Member:
     def tell_outcome(self, ends: tuple[RankEnd, ...], facts: NodeFacts) -> int:
         """Tell all there is, and wait for the others -> the launch's exit code."""
         failed = not ends or any(end.code != 0 for end in ends)
-        data = {"ends": [to_json(self._on_heads_clock(end)) for end in ends], "facts": to_json(facts), "failed": failed}
-        self.link.send("outcome", data)
+        self.link.send("outcome", {**self._told(ends, facts), "failed": failed})
         self._over.wait(OVER_S)
         self.link.stop()
         return CRASHED if self.code is None else self.code
+
+    def tell_round(self, restart: int, outcome: "Outcome") -> None:
+        """Tell how a round ended that this restart follows: only the head sees all of it, and can judge."""
+        facts = replace(outcome.facts, node_rank=self.link.members.index(self.name))
+        self.link.send("round", {**self._told(outcome.ends, facts), "restart": restart})
+
+    def _told(self, ends: tuple[RankEnd, ...], facts: NodeFacts) -> dict[str, Any]:
+        return {"ends": [to_json(self._on_heads_clock(end)) for end in ends], "facts": to_json(facts)}
 
     def _on_heads_clock(self, end: RankEnd) -> RankEnd:
         ahead_s = self.link.clock_offset_s

@@ -16,6 +16,7 @@ from launch import spec
 from launch.agent import Launcher
 from launch.exit_codes import CRASHED, MISTAKE
 from launch.member import Member, arguments_of, interfaces, ranks_here, read_arguments, take_environment
+from launch.nursery import NotBornError
 from launch.torchrun import PRELOAD
 from launch.torchrun_argv import TorchrunLine
 
@@ -101,13 +102,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         launcher = Launcher(line_of(wanted, ranks, options.attempt), host=name)  # before any thread: it forks
         member = Member(wanted, options.attempt, name)
         launcher.company = company_of(member, ranks)
-        launcher.on_end = member.tell_end
+        launcher.on_end, launcher.on_round = member.tell_end, member.tell_round
         threading.Thread(target=obey, args=(member, launcher), daemon=True).start()
         outcome = launcher.run()
         return member.tell_outcome(outcome.ends, outcome.facts)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, NotBornError) as error:
         print(f"ringmark: {error}", file=sys.stderr)
-        return CRASHED if isinstance(error, ChildProcessError) else MISTAKE
+        return CRASHED if isinstance(error, NotBornError) else MISTAKE
     finally:
         if launcher is not None:
             launcher.end()

@@ -27,6 +27,10 @@ LARGEST_MESSAGE = 1 << 20
 """Bytes of one request; more than Linux lets the arguments of a process have on most machines is refused before."""
 
 
+class NotBornError(Exception):
+    """The ranks could not be forked, or their nodes brought together; one sentence says why."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Birth:
     """A rank to be started."""
@@ -173,9 +177,22 @@ class Nursery:
         return self._next
 
     def request(self, number: int, birth: Birth) -> None:
-        """Ask for a rank. A nursery that is gone is seen by who hears it."""
-        with contextlib.suppress(OSError):
-            self.channel.send(json.dumps({"id": number, **asdict(birth)}).encode())
+        """Ask for a rank. Raises NotBornError for more than one message holds.
+
+        A nursery that is gone is seen by who hears it.
+        """
+        message = json.dumps({"id": number, **asdict(birth)}).encode()
+        why = f"at most {LARGEST_MESSAGE:,}"
+        try:
+            if len(message) <= LARGEST_MESSAGE:
+                self.channel.send(message)
+                return
+        except ConnectionError:
+            return
+        except OSError as error:  # a machine that allows smaller buffers
+            why = str(error)
+        what = f"expected to ask for a rank in one message, got {len(message):,} bytes of arguments and variables"
+        raise NotBornError(f"{what} ({why}); use --plain")
 
     def hear(self) -> dict[str, Any] | None:
         """The next message, waiting for it; None if the nursery is gone."""

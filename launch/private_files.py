@@ -8,8 +8,8 @@ from typing import Any
 
 
 def write_private(path: Path, text: str) -> None:
-    """Replace a file's text in one step; readable by its owner only."""
-    temporary = path.with_name(path.name + ".tmp")
+    """Replace a file's text in one step; readable by its owner only. Others may replace it at the same time."""
+    temporary = path.with_name(f"{path.name}.{os.uname().nodename}-{os.getpid()}.tmp")
     temporary.unlink(missing_ok=True)
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
     with os.fdopen(descriptor, "w", encoding="utf-8", newline="\n") as file:

@@ -18,6 +18,7 @@ import threading
 import time
 import traceback
 import types
+import zipfile
 from dataclasses import asdict
 from pathlib import Path
 from typing import NoReturn
@@ -157,6 +158,10 @@ def _execute(birth: Birth) -> None:
     sys.path[:1] = [] if os.environ.get("PYTHONSAFEPATH") else [first]  # the launcher's own way to its packages
     if birth.is_module:
         runpy.run_module(birth.script, run_name="__main__", alter_sys=True)
+        return
+    if os.path.isdir(birth.script) or zipfile.is_zipfile(birth.script):
+        del sys.path[0]
+        runpy.run_path(birth.script, run_name="__main__")  # which puts it in front of the path
         return
     with open(birth.script, "rb") as file:
         code = compile(file.read(), birth.script, "exec")

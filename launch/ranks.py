@@ -13,9 +13,10 @@ from torch.distributed.elastic.multiprocessing.api import PContext, RunProcsResu
 from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
 from launch.events import RankEnd
-from launch.nursery import Birth, Nursery
+from launch.nursery import Birth, NotBornError, Nursery
 from launch.processes import kill
 from launch.rank import to_argument
+from launch.rank_logs import RankLogs, Shown
 from launch.reporter import VARIABLE
 from launch.victims import is_victim
 from launch.watch import Watch
@@ -26,6 +27,8 @@ BIRTH_TIMEOUT_S = 120.0
 CAUSE_WAIT_S = 1.0
 """How long one waits for a cause when all that is known are ranks that have lost a peer."""
 KILLED_WAIT_S = 10.0
+INTO_LOG = 'log=$1; shift; exec "$0" "$@" >>"$log" 2>&1'
+"""For a command that is no Python: both streams at the end of one file, which torch would open twice from its start."""
 
 
 @dataclass
@@ -58,7 +61,11 @@ class Crew:
         forked = self.nursery is not None and not self.watch.witness.orphaned
         if forked:
             del asked["numa_options"]  # with any, ranks are started anew
-        context: PContext = (_Forked if forked else _Started)(self, asked)
+        context: _Watched = (_Forked if forked else _Started)(self, asked)
+        logs = asked["logs_specs"]
+        if isinstance(logs, RankLogs):
+            context.shown = logs.shown(context.stdouts, asked["log_line_prefixes"] or {}, sys.stdout)
+            context.shown.start()
         context.start()
         return context
 
@@ -86,13 +93,15 @@ class Crew:
         return birth, Life(rank=rank, local_rank=local_rank, log=log, stack_file=stack_file)
 
 
-class _Watched:
+class _Watched(PContext):
     """How the end of a round is seen and made, alike for forked and started ranks."""
 
     crew: Crew
     lives: dict[int, Life]
+    shown: Shown | None = None
+    """What shows the ranks' logs, if they are ours."""
 
-    def result(self, context: PContext) -> RunProcsResult | None:
+    def _poll(self) -> RunProcsResult | None:
         """None while ranks run; else how the round ended, the first to fail first."""
         ends = [life.end for life in self.lives.values() if life.end is not None]
         failed = sorted((end for end in ends if end.code != 0), key=lambda end: end.time_s)
@@ -107,18 +116,22 @@ class _Watched:
                 local_rank=first.local_rank,
                 pid=first.pid,
                 exitcode=first.code,
-                error_file=context.error_files[first.local_rank],
+                error_file=self.error_files[first.local_rank],
             )
-            context.close(timeout=int(self.crew.shutdown_s))
-            return RunProcsResult(
-                failures={first.local_rank: failure}, stdouts=context.stdouts, stderrs=context.stderrs
-            )
+            self.close(timeout=int(self.crew.shutdown_s))
+            return RunProcsResult(failures={first.local_rank: failure}, stdouts=self.stdouts, stderrs=self.stderrs)
         if len(ends) == len(self.lives):
             watch.over()
-            context.close()
+            self.close()
             nothing = dict.fromkeys(self.lives)
-            return RunProcsResult(return_values=nothing, stdouts=context.stdouts, stderrs=context.stderrs)
+            return RunProcsResult(return_values=nothing, stdouts=self.stdouts, stderrs=self.stderrs)
         return None
+
+    def close(self, death_sig: signal.Signals | None = None, timeout: int = 30) -> None:
+        """End the round, and show what its ranks have written last."""
+        super().close(death_sig, timeout)
+        if self.shown is not None:
+            self.shown.stop()
 
     def _cause_is_late(self) -> bool:
         """Whether ranks have said that they fail, and still nobody ended: peers of a rank that is silent, mostly."""
@@ -166,7 +179,7 @@ def _wait_for(lives: Sequence[Life], timeout_s: float) -> bool:
     return True
 
 
-class _Forked(_Watched, PContext):
+class _Forked(_Watched):
     """Ranks that the nursery forks."""
 
     def __init__(self, crew: Crew, asked: dict[str, Any]) -> None:
@@ -182,11 +195,8 @@ class _Forked(_Watched, PContext):
             self.crew.watch.witness.expect_birth(life, number)  # before it can answer
             self.crew.nursery.request(number, birth)
         if not self.crew.watch.witness.wait_born(list(self.lives.values()), BIRTH_TIMEOUT_S):
-            raise ChildProcessError(f"expected the ranks to be forked within {BIRTH_TIMEOUT_S:.0f} s; try --plain")
+            raise NotBornError(f"expected the ranks to be forked within {BIRTH_TIMEOUT_S:.0f} s, got none; use --plain")
         self.crew.watch.running(self.lives)
-
-    def _poll(self) -> RunProcsResult | None:
-        return self.result(self)
 
     def pids(self) -> dict[int, int]:
         return {local_rank: life.pid for local_rank, life in self.lives.items()}
@@ -204,6 +214,7 @@ class _Started(_Watched, SubprocessContext):
         self.crew, self.lives = crew, {}
 
     def _start(self) -> None:
+        command = self.entrypoint
         for local_rank in range(self.nprocs):
             if self.crew.wraps:
                 birth, life = self.crew.birth(self.args[local_rank], local_rank, self)
@@ -215,6 +226,10 @@ class _Started(_Watched, SubprocessContext):
                     local_rank=local_rank,
                     log=self.stderrs[local_rank] or self.stdouts[local_rank] or None,
                 )
+                if life.log is not None and self.stdouts[local_rank] == self.stderrs[local_rank]:
+                    self.args[local_rank] = ("-c", INTO_LOG, command, life.log, *self.args[local_rank])
+                    self.entrypoint = "/bin/sh"
+                    self.stdouts[local_rank] = self.stderrs[local_rank] = ""
             self.lives[local_rank] = life
             self.crew.watch.witness.expect(life)
         super()._start()
@@ -222,9 +237,6 @@ class _Started(_Watched, SubprocessContext):
             self.lives[local_rank].pid = pid
             self.crew.watch.witness.watch(self.lives[local_rank])
         self.crew.watch.running(self.lives)
-
-    def _poll(self) -> RunProcsResult | None:
-        return self.result(self)
 
     def _close(self, death_sig: signal.Signals, timeout: int = 30) -> None:
         self.crew.watch.over()

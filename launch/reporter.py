@@ -23,9 +23,9 @@ TRACEBACK_LINES = 20
 LONGEST_LINE = 500
 
 
-def private_path() -> Path:
+def private_path(prefix: str = "ringmark") -> Path:
     """Where a launch can have a folder of its own, which holds a socket: among temporary files, but never too deep."""
-    name = f"ringmark-{os.urandom(8).hex()}"
+    name = f"{prefix}-{os.urandom(8).hex()}"
     wanted = Path(tempfile.gettempdir(), name)
     return wanted if len(os.fsencode(wanted / SOCKET)) <= LONGEST_PATH else Path("/tmp", name)
 

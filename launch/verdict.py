@@ -110,9 +110,12 @@ def _short(line: str) -> str:
     return line if len(line) <= LONGEST_LINE else line[: LONGEST_LINE - 1] + "…"
 
 
-def write(verdict: Verdict, folder: Path) -> Path:
-    """Store a verdict in a folder, readable by its owner only; whoever reads finds all of it, or none -> the file."""
-    path = folder / FILE_NAME
+def write(verdict: Verdict, folder: Path, restart: int | None = None) -> Path:
+    """Store a verdict in a folder, or that of a round which this restart followed -> the file.
+
+    It is readable by its owner only; whoever reads finds all of it, or none.
+    """
+    path = folder / (FILE_NAME if restart is None else f"verdict-restart-{restart}.json")
     write_json(path, {"format": FORMAT, **asdict(verdict)})
     return path
 

@@ -1,11 +1,13 @@
 """Starts real launches for tests, and looks for what they leave behind."""
 
+import json
 import os
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPT = str(ROOT / "tests" / "launched.py")
@@ -39,6 +41,16 @@ def run(
     process = start(folder, *argv, launcher=launcher, **more)
     out, err = process.communicate(timeout=100)
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+def facts(out: str) -> dict[int, dict[str, Any]]:
+    """What the ranks of mode `show` said, by rank."""
+    said: dict[int, str] = {}
+    for line in out.splitlines():
+        if "facts " in line:
+            rank, _, part = line.partition("facts ")[2].partition(" ")
+            said[int(rank)] = said.get(int(rank), "") + part
+    return {rank: json.loads(text) for rank, text in said.items()}
 
 
 def processes_of(folder: Path) -> list[int]:

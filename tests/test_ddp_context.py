@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from ddp import shared
-from ddp.context import DistContext, pick_device
+from ddp.context import DistContext, new_patient_group, pick_device
 from ddp.env import ALONE, RankInfo, read_rank
 from ddp.shared import shared_uint8
 from tests.ranks import run_ranks
@@ -95,6 +95,33 @@ def test_ranks_of_a_node_share_one_array() -> None:
         return array.sum(1).tolist()
 
     assert run_ranks(work, 3) == [[4, 8, 12]] * 3
+
+
+def test_a_part_of_the_ranks_waits_as_long_as_all_do() -> None:
+    """torch's own timeout, of 10 or 30 minutes, would keep a benchmark of fewer ranks from telling that one hangs."""
+
+    def work(ctx: DistContext) -> bool:
+        part = ctx.first(2)
+        if ctx.rank == 1:
+            assert part is not None
+            with pytest.raises(RuntimeError):
+                part.barrier()
+        ctx.patient.barrier()  # the others live, and wait here
+        return True
+
+    assert run_ranks(work, 3, group_timeout_s=1, timeout_s=20) == [True] * 3
+
+
+def test_a_group_that_does_not_come_about_is_no_matter_of_patience() -> None:
+    def work(ctx: DistContext) -> bool:
+        if ctx.rank == 0:
+            time.sleep(4)
+        else:
+            with pytest.raises(RuntimeError):
+                new_patient_group([0, 1], 1.0)
+        return True
+
+    assert run_ranks(work, 2, timeout_s=20) == [True] * 2
 
 
 @pytest.mark.parametrize("world_size", [2, 3])

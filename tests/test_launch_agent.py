@@ -11,19 +11,13 @@ from typing import Any
 import pytest
 
 from launch.verdict import read
-from tests.launches import SCRIPT, TORCHRUN, left_behind, listening_ports, processes_of, run, start
+from tests.launches import SCRIPT, TORCHRUN, facts, left_behind, listening_ports, processes_of, run, start
 
 OURS = {"RINGMARK_RANK_SOCKET", "GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"}
 """What ranks find beside torchrun's variables."""
 DIFFERENT = {"MASTER_PORT", "MASTER_ADDR", "TORCHELASTIC_RUN_ID", "TORCHELASTIC_ERROR_FILE", "OMP_NUM_THREADS"}
 DIFFERENT |= {"TORCHELASTIC_SIGNALS_TO_HANDLE"}
 """Variables whose values differ from launch to launch, or that are chosen better."""
-
-
-def facts(out: str) -> dict[int, dict[str, Any]]:
-    """What the ranks of mode `show` said, by rank."""
-    lines = [json.loads(line.partition("facts ")[2]) for line in out.splitlines() if "facts " in line]
-    return {line["rank"]: line for line in lines}
 
 
 @pytest.mark.parametrize(
@@ -95,9 +89,13 @@ def test_a_rank_that_leaves_early_is_the_culprit_although_its_code_is_0(tmp_path
 
 
 def test_ranks_start_again_after_one_was_killed(tmp_path: Path) -> None:
-    done = run(tmp_path, "--nproc-per-node", "2", "--max-restarts", "2", SCRIPT, "die-once")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "verdict-restart-7.json").touch()  # of an earlier launch
+    done = run(tmp_path, "--nproc-per-node", "2", "--max-restarts", "2", "--run-dir", "run", SCRIPT, "die-once")
     assert done.returncode == 0, done.stderr
-    sums = [json.loads(line) for line in done.stdout.splitlines()]
+    kept = {path.name: read(path).cause for path in (tmp_path / "run").glob("verdict*")}
+    assert kept == {"verdict.json": "done", "verdict-restart-1.json": "signal"}
+    sums = [json.loads(line.partition("] ")[2]) for line in done.stdout.splitlines() if '{"rank"' in line]
     assert sorted((line["rank"], line["sum"], line["attempt"]) for line in sums) == [(0, 1, 1), (1, 1, 1)]
     assert "SIGKILL" in done.stderr
     assert "restart 1: all ranks start again" in done.stderr
@@ -200,31 +198,3 @@ def test_why_ranks_are_not_forked_is_told(tmp_path: Path) -> None:
     assert done.returncode == 3
     assert "2 ranks started one by one (--no-python)" in done.stderr
     assert "rank 1" in done.stderr
-
-
-@pytest.mark.parametrize(
-    ("words", "complaint"),
-    [
-        (["--nproc-per-node", "2"], "expected a script after the options"),
-        (["--hang-timeout", "soon", SCRIPT], "expected --hang-timeout as seconds above 0, got 'soon'"),
-        (["--nprocs", "2", SCRIPT], "expected an option of torchrun, got --nprocs"),
-        (["-j", "2x", SCRIPT], "expected -j as NODESxRANKS"),
-        (["--nproc-per-node", "many", SCRIPT], "Unsupported nproc_per_node value: many"),
-        (["/nowhere/script.py"], "expected a Python script, got /nowhere/script.py: no such file"),
-    ],
-)
-def test_a_mistake_is_one_sentence(tmp_path: Path, words: list[str], complaint: str) -> None:
-    done = run(tmp_path, *words)
-    assert done.returncode == 2
-    assert complaint in done.stderr
-    assert "Traceback" not in done.stderr
-    assert left_behind(tmp_path) == []
-
-
-def test_a_port_that_was_asked_for_is_used_or_refused(tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = str(taken.getsockname()[1])
-        done = run(tmp_path, "--master-port", port, SCRIPT, "sum")
-        assert done.returncode == 2
-        assert f"expected a free --master-port, got {port}" in done.stderr
-    assert run(tmp_path, "--master-port", port, SCRIPT, "sum").returncode == 0

@@ -75,15 +75,15 @@ def test_dashes_and_underscores_are_the_same() -> None:
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["--lr", "fast"], "test: --lr: could not convert string to float: 'fast' .*see test --help"),
-        (["--lr", "-1"], "expected a positive, finite --lr, got -1.0; try 0.1"),
+        (["--lr", "fast"], "^--lr: could not convert string to float: 'fast' .*see test --help"),
+        (["--lr", "-1"], "^expected a positive, finite --lr, got -1.0; try 0.1"),
         (["--lr", "nan"], "expected a positive, finite --lr, got nan; try 0.1"),
         (["--amp", "fp8"], r"invalid choice 'fp8' for argument '--amp'. Expected one of \('off', 'bf16', 'fp16'\)"),
-        (["--modle", "x"], "Unrecognized options: --modle, x .*--model"),
+        (["--modle", "x"], "^Unrecognized options: --modle, x; did you mean --model\\? .see test --help.$"),
         (["--epochs", "0"], "expected --epochs of at least 1, got 0; give a positive whole number"),
         (["--epochs", "1.5"], "--epochs"),
         (["--batch-size", "8", "--global-batch-size", "16"], "expected --batch-size or --global-batch-size, got both"),
-        (["--batch-size"], "--batch-size"),
+        (["--batch-size"], "^Missing value for argument '--batch-size'. Expected 1 values. "),
     ],
 )
 def test_a_mistake_is_one_line_that_names_the_flag(argv: list[str], message: str) -> None:

@@ -44,8 +44,12 @@ MISTAKES = {
     "report /nowhere": "expected a folder with records.jsonl, got /nowhere",
     "report": "expected one folder with records",
     "list modles": "expected one of models, data, tasks, cases, strategies, sites, got modles",
+    "compare --channels-last --tf32 --out /dev/null": "expected to read or write /dev/null, got: File exists",
     "submit --site local": "expected train, bench or run after --, got nothing",
     "submit --site nowhere -- train": "nowhere",
+    "submit -- train": "ringmark: expected --site as well (see ringmark submit --help)",
+    "judge --nope 3": "ringmark: expected --generator and --judge-weights as well (see",
+    "judge": "expected --generator and --judge-weights as well",
 }
 
 
@@ -59,7 +63,7 @@ def test_a_mistake_is_one_line_with_exit_code_2_and_without_torch(line: str) -> 
 
 
 @pytest.mark.parametrize(
-    "argv", [["--help"], ["list", "models"], ["list", "data"], ["list", "cases"], ["list", "sites"]]
+    "argv", [["--help"], ["--version"], ["list", "models"], ["list", "data"], ["list", "cases"], ["list", "sites"]]
 )
 def test_help_and_lists_need_no_torch(argv: list[str]) -> None:
     done = command(*argv)

@@ -2,7 +2,6 @@
 
 import json
 import re
-import signal
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from launch.rank import TORCHS_OLD_SEED
 from tests.launches import ROOT, environment, run
 
 DRIVER = """
-import json, os, sys
+import json, os, signal, sys
 sys.path.insert(0, sys.argv.pop(1))
 from launch.nursery import Birth, Nursery
 
@@ -29,6 +28,7 @@ while len(codes) < len(births):
     ready = message if "ready" in message else ready
     if "ended" in message:
         codes[births[message["ended"]]] = message["code"]
+os.kill(nursery.pid, signal.SIGKILL)  # or it holds on to this output, until the guardian that it expects has come
 print(json.dumps({"codes": [codes[number] for number in range(len(births))], "ready": ready}))
 """
 
@@ -68,18 +68,11 @@ def forked(folder: Path, scripts: list[list[str]], **more: str) -> tuple[list[En
         input="typed\n" * 9,
         capture_output=True,
         text=True,
-        preexec_fn=hear_signals,
     )
     assert done.returncode == 0, done.stderr
     said = json.loads(done.stdout)
     texts = [[(folder / f"{number}.{kind}").read_text() for kind in ("out", "err")] for number in range(len(scripts))]
     return [End(code, *pair) for code, pair in zip(said["codes"], texts, strict=True)], said["ready"]
-
-
-def hear_signals() -> None:
-    """As in a terminal, also where these tests run behind nohup or in the background of a script."""
-    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
-        signal.signal(number, signal.SIG_DFL)
 
 
 def started(folder: Path, argv: list[str], **more: str) -> End:
@@ -92,7 +85,6 @@ def started(folder: Path, argv: list[str], **more: str) -> End:
         capture_output=True,
         text=True,
         start_new_session=True,
-        preexec_fn=hear_signals,
     )
     return End(done.returncode, done.stdout, done.stderr)
 
@@ -190,6 +182,7 @@ def ends(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[End]]:
     return {name: pair for name, *pair in zip(ENDS, ours, theirs, strict=True)}
 
 
+@pytest.mark.xdist_group("nursery")
 @pytest.mark.parametrize("name", ENDS)
 def test_a_script_ends_and_speaks_as_python_has_it(ends: dict[str, list[End]], name: str) -> None:
     ours, theirs = ends[name]
@@ -281,3 +274,12 @@ def test_loaders_work_in_a_rank_and_random_numbers_are_those_of_a_fresh_start(tm
     assert (first["seed"] == second["seed"]) == never_drawn
     assert (first["drawn"] == second["drawn"]) == never_drawn
     assert not set(first["different"]) & set(second["different"])
+
+
+def test_more_than_one_message_holds_is_refused_with_a_remedy(tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text("")
+    done = run(tmp_path, "--nproc-per-node", "1", "script.py", *["x" * 100_000] * 12)
+    assert done.returncode == 9, done.stderr
+    assert "expected to ask for a rank in one message" in done.stderr
+    assert "use --plain" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -1,6 +1,7 @@
 """The folder of a run: its owner's alone, with no secrets in what is noted, and nothing written through a link."""
 
 import json
+import multiprocessing
 import os
 import re
 import stat
@@ -36,6 +37,23 @@ HARMLESS = (
 
 def mode(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
+
+
+def test_two_may_write_the_same_file_at_the_same_time(tmp_path: Path) -> None:
+    """As the launchers of two nodes do that share a folder: one of them would have been without its file, and died."""
+
+    def write_often() -> None:
+        for number in range(1500):
+            write_private(tmp_path / "file", f"{number}\n" * 100)
+
+    writers = [multiprocessing.get_context("fork").Process(target=write_often) for _ in range(3)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    assert [writer.exitcode for writer in writers] == [0, 0, 0]
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    assert (tmp_path / "file").read_text() == "1499\n" * 100
 
 
 def test_a_run_folder_is_its_owners_alone_whatever_the_umask(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from bench.record import read
+from launch.verdict import read as read_verdict
 from tests.slurm_cluster import Cluster
 from tests.slurm_jobs import ringmark, submit
 
@@ -82,6 +83,13 @@ def test_ranks_of_all_nodes_start_again_after_one_was_killed(slurm_cluster: Clus
     assert job["JobState"] == "COMPLETED", run.output
     sums = [json.loads(line.partition("] ")[2]) for line in run.output.splitlines() if '"sum"' in line]
     assert sorted((each["rank"], each["sum"], each["attempt"]) for each in sums) == [(k, 6, 1) for k in range(4)]
+    told = [line for line in run.output.splitlines() if line.startswith("ringmark: ") and "forked" not in line]
+    assert "rank 3 (n2, local rank 1) ended first" in told[0], run.output  # one verdict, not one of each node
+    assert told[-1] == "ringmark: restart 1: all ranks start again"
+    assert sum("rank 3" in line for line in told) == 1
+    failed = read_verdict(run.folder / "attempts" / "0" / "verdict-restart-1.json")
+    assert (failed.ranks, failed.host) == ((3,), "n2")
+    assert run.verdict().cause == "done"
 
 
 def test_a_hang_on_one_node_is_named_and_ends_all(slurm_cluster: Cluster, tmp_path: Path) -> None:
