@@ -23,6 +23,8 @@ from bench.text import number, percent, plural
 
 ENOUGH = 0.02
 """A loss below this share of a step is none to explain, and an unexplained part above it is said."""
+NOTABLE = 0.1
+"""So is an unexplained part above this share of the loss, if there is one to explain."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,9 +74,25 @@ class Attribution:
         return self.parts[-1].seconds
 
     @property
+    def doubt(self) -> str:
+        """What is to be said of the unexplained part; empty if it is a small part of the step, and of the loss."""
+        of_step, of_loss = abs(self.unexplained_s) / self.step_s, 0.0
+        if abs(self.loss_s) > ENOUGH * self.step_s:
+            of_loss = abs(self.unexplained_s / self.loss_s)
+        if of_step <= ENOUGH and of_loss <= NOTABLE:
+            return ""
+        share = f", {percent(of_loss)} of the loss," if of_loss else ""
+        return f"{percent(of_step)} of a step{share} stays unexplained, spikes or drift"
+
+    @property
     def largest(self) -> Part:
         """The part that costs most."""
         return max(self.parts, key=lambda part: part.seconds)
+
+    @property
+    def is_loss(self) -> bool:
+        """Whether there is a loss to speak of."""
+        return self.loss_s > ENOUGH * self.step_s
 
     @property
     def sentence(self) -> str:
@@ -83,7 +101,7 @@ class Attribution:
         start = (
             f"At {plural(self.ranks, 'rank')} {times} ({percent(self.efficiency)} efficiency of {self.kind} scaling)"
         )
-        if self.loss_s <= ENOUGH * self.step_s:
+        if not self.is_loss:
             return f"{start}: there is no loss to speak of."
         worst = self.largest
         share = f"{number(1e3 * worst.seconds)} ms, {percent(worst.seconds / self.loss_s)} of the loss"

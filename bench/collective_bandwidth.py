@@ -68,9 +68,14 @@ def busbw_bytes_per_s(op: str, ranks: int, algbw: float) -> float:
     return algbw * bus_factor(op, ranks)
 
 
-def node_link_factor(nodes: int, ranks: int) -> float:
-    """What a node's link carries of busbw when the ring enters and leaves every node once: (k - 1) / (n - 1)."""
-    return (nodes - 1) / (ranks - 1)
+def by_node_factor(nodes: int, ranks: int) -> float:
+    """What leaves a node, as a share of busbw, if ranks combine within their node first: g (k - 1) / (n - 1).
+
+    With g = n / k ranks on each of k nodes, a node sends (k - 1) / k of S, whereas busbw counts (n - 1) / n of S, both
+    twice in all_reduce; each of g network cards that share it carries (k - 1) / (n - 1) of busbw. A flat ring enters
+    and leaves every node once, so there all of busbw leaves a node. Of all_reduce, all_gather, reduce_scatter only.
+    """
+    return ranks / nodes * (nodes - 1) / (ranks - 1)
 
 
 def calls_in_block(call_s: float, block_s: float) -> int:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bench import paired
-from bench.guards import contention
+from bench.guards import GPU_NAMES, contention, is_known
 from bench.record import Record
 
 CASE = "compare"
@@ -25,6 +25,8 @@ class Block:
     """Processor time of the arm's ranks."""
     guards: dict[str, Any]
     """What the machine did meanwhile; empty if that is unknown."""
+    gpus: tuple[dict[str, Any], ...] = ()
+    """What each rank's GPU said afterwards, the other arms' processes left out; empty without GPUs."""
 
     @property
     def sample_s(self) -> float:
@@ -34,7 +36,18 @@ class Block:
     @property
     def doubts(self) -> list[str]:
         """Why the block is to be doubted; empty if nothing speaks against it, or nothing is known."""
-        return contention([{**self.guards, "own_cpu_s": self.cpu_s, "node": 0}]) if self.guards else []
+        return contention(self._told) if self.guards else []
+
+    @property
+    def is_watched(self) -> bool:
+        """Whether anything is known of who else used the CPUs."""
+        return bool(self.guards) and is_known(self._told)
+
+    @property
+    def _told(self) -> list[dict[str, Any]]:
+        """As if each rank had watched its GPU, and the first one the CPUs for all."""
+        ranks = [{"own_cpu_s": 0.0, "node": 0, **gpu} for gpu in self.gpus[1:]]
+        return [{**self.guards, "own_cpu_s": self.cpu_s, "node": 0, **(self.gpus or ({},))[0]}, *ranks]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +80,7 @@ class Comparison:
         ends = f"{_signed(found.low)} to {_signed(found.high)}"
         level = f"{100 * (1 - found.alpha):.4g} % interval {ends}, {found.count} pairs"
         why = f"; {self.verdict.why}" if self.verdict.why else ""
-        return f"B is {self.verdict.word}: {_signed(found.mean)} time per step ({level}){why}"
+        return f"B is {self.verdict.word}: {_signed(found.mean)} time per sample ({level}){why}"
 
 
 def _signed(log: float) -> str:
@@ -83,6 +96,7 @@ def read_blocks(raw: dict[str, Any]) -> tuple[Block, ...]:
             step_s=tuple(tuple(float(value) for value in steps) for steps in block["step_s"]),
             cpu_s=math.fsum(block["cpu_s"]),
             guards=dict(block.get("guards") or {}),
+            gpus=tuple(_gpu(counters, raw.get("arms", 2)) for counters in block.get("gpus") or ()),
         )
         for block in raw["blocks"]
     )
@@ -96,6 +110,13 @@ def read_blocks(raw: dict[str, Any]) -> tuple[Block, ...]:
     return found
 
 
+def _gpu(counters: dict[str, Any] | None, arms: int) -> dict[str, Any]:
+    """Counters as guards name them, without the processes of the other arms, which wait on the same GPU."""
+    found = {f"gpu_{name}": (counters or {}).get(name) for name in GPU_NAMES}
+    others = found["gpu_other_processes"]
+    return found | {"gpu_other_processes": None if others is None else max(0, int(others) - (arms - 1))}
+
+
 def comparison(record: Record) -> Comparison:
     """What a record says. Raises KeyError, TypeError or ValueError if its numbers cannot be used."""
     blocks = read_blocks(record.raw)
@@ -107,7 +128,7 @@ def comparison(record: Record) -> Comparison:
     ratios = paired.grouped(paired.log_ratios(arms, values), turns)
     nulls = paired.grouped(paired.null_ratios(arms, values), max(1, turns // 2))
     margin = float(cell["margin_percent"]) / 100
-    alpha = paired.alpha_at(len(ratios), int(cell["pairs"]), int(cell["max_pairs"]))
+    alpha = paired.alpha_at_each(int(cell["pairs"]), int(cell["max_pairs"]))
     return Comparison(
         names=(str(cell["a"]), str(cell["b"])),
         margin=margin,

@@ -56,6 +56,7 @@ def _alone(device: torch.device) -> DistContext:
         node_rank=0,
         device=device,
         backend="none",
+        timeout_s=0.0,
         group=no_group,
         patient_group=no_group,
     )

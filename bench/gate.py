@@ -1,19 +1,21 @@
 """A gate for CI: new records against stored ones of the same machine class, cell by cell; a pure decision.
 
 The two sides were not measured beside each other, so drift between the two days is in the difference, and the margin
-must be wider than that of a comparison.
+must be wider than that of a comparison. Of each side a cell's newest record counts, as in reports.
 """
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from bench import paired
 from bench.cell import key_of
-from bench.record import Record
-from bench.scaling import read_blocks
+from bench.intervals import LogInterval, welch
+from bench.record import UNUSABLE, Record
 from bench.stats import throughput_per_s
+from bench.summary import usable
+from bench.text import value_text
+from bench.timed_blocks import timed_blocks
 
 CLASS = ("cpu", "cores", "device", "gpus", "torch")
 """What makes two machines one class, as environments name it."""
@@ -28,9 +30,10 @@ Word = Literal["ok", "slower", "inconclusive"]
 class CellGate:
     """What the gate says of one cell."""
 
+    case: str
     cell: dict[str, Any]
     word: Word
-    interval: paired.LogInterval | None = None
+    interval: LogInterval | None = None
     """Of ln(time now / time then)."""
     why: str = ""
 
@@ -42,6 +45,10 @@ class Gate:
     cells: tuple[CellGate, ...]
     why_not: str = ""
     """Why nothing can be compared at all; empty if it can."""
+    ungated: dict[str, int] = field(default_factory=dict)
+    """New records that nothing is said of: their case, and why where it can be gated -> how many."""
+    remarks: tuple[str, ...] = ()
+    """Records that were left out."""
 
     @property
     def word(self) -> Word:
@@ -52,16 +59,17 @@ class Gate:
         return "slower" if "slower" in words else "inconclusive" if "inconclusive" in words else "ok"
 
 
-def machine_class(records: Iterable[Record]) -> dict[str, set[Any]]:
+def machine_class(records: Iterable[Record]) -> dict[str, set[str | None]]:
     """The values of everything that makes a machine class; None among them where a record does not tell."""
-    found: dict[str, set[Any]] = {name: set() for name in CLASS}
+    found: dict[str, set[str | None]] = {name: set() for name in CLASS}
     for record in records:
         for name in CLASS:
-            found[name].add(record.environment.get(name))
+            value = record.environment.get(name)
+            found[name].add(None if value is None else value_text(value))
     return found
 
 
-def difference(now: Mapping[str, set[Any]], then: Mapping[str, set[Any]]) -> str:
+def difference(now: Mapping[str, set[str | None]], then: Mapping[str, set[str | None]]) -> str:
     """What keeps two sides from being one machine class, as words; empty if nothing does."""
     parts = []
     for name in CLASS:
@@ -77,35 +85,12 @@ def _shown(values: Iterable[Any]) -> str:
     return " / ".join(sorted(map(str, values)))
 
 
-def sample_times(record: Record) -> tuple[float, ...] | None:
-    """ln of seconds per sample of each block of a record; None if it has no such blocks."""
-    ranks = record.cell.get("ranks")
+def sample_times(record: Record) -> tuple[float, ...]:
+    """ln of seconds per sample of each block of a record; empty if it has no blocks that can be gated."""
     try:
-        if record.case == "compare" or not isinstance(ranks, int):
-            return None
-        return tuple(-math.log(throughput_per_s([block])) for block in read_blocks(record.raw, ranks))
-    except (KeyError, TypeError, ValueError, OverflowError):
-        return None
-
-
-def welch(now: Sequence[float], then: Sequence[float], alpha: float = ALPHA) -> paired.LogInterval:
-    """The interval of the difference of two means, of samples with variances of their own (Welch 1947)."""
-    from scipy.special import stdtrit  # type: ignore[import-untyped]  # here, since scipy takes a while to load
-
-    means = [math.fsum(side) / len(side) for side in (now, then)]
-    errors = [
-        math.fsum((value - mean) ** 2 for value in side) / (len(side) - 1) / len(side)
-        for side, mean in zip((now, then), means, strict=True)
-    ]
-    total = math.fsum(errors)
-    mean = means[0] - means[1]
-    half = 0.0
-    if total > 0:
-        freedom = total**2 / math.fsum(
-            error**2 / (len(side) - 1) for error, side in zip(errors, (now, then), strict=True)
-        )
-        half = float(stdtrit(freedom, 1 - alpha / 2)) * math.sqrt(total)
-    return paired.LogInterval(low=mean - half, mean=mean, high=mean + half, count=len(now), alpha=alpha)
+        return tuple(-math.log(throughput_per_s([block])) for block in timed_blocks(record))
+    except UNUSABLE:
+        return ()
 
 
 def decide(now: Sequence[Record], then: Sequence[Record], margin: float) -> Gate:
@@ -113,43 +98,62 @@ def decide(now: Sequence[Record], then: Sequence[Record], margin: float) -> Gate
 
     A cell is slower if all of its interval lies beyond the margin, ok if none of it does, and otherwise inconclusive.
     """
-    measured = [record for record in now if record.status == "ok" and sample_times(record) is not None]
-    stored = [record for record in then if record.status == "ok" and sample_times(record) is not None]
+    remarks: list[str] = []
+    new, old = _newest(now, "new", remarks), _newest(then, "stored", remarks)
+    measured = {key: record for key, record in new.items() if sample_times(record)}
+    stored = {key: record for key, record in old.items() if sample_times(record)}
+    told = Gate(cells=(), ungated=_ungated(new, stored), remarks=tuple(remarks))
     if not measured or not stored:
         side = "the new records" if not measured else "the stored records"
-        return Gate(cells=(), why_not=f"{side} have no measured training steps")
-    apart = difference(machine_class(measured), machine_class(stored))
+        return replace(told, why_not=f"{side} have no timed blocks of samples")
+    apart = difference(machine_class(measured.values()), machine_class(stored.values()))
     if apart:
-        return Gate(cells=(), why_not=f"the machines are not of one class: {apart}")
-    failed = [record for record in now if record.status != "ok" and _key(record) in {_key(each) for each in stored}]
-    lost = [CellGate(cell=each.cell, word="inconclusive", why=f"{each.status}: {each.error}") for each in failed]
-    keys = dict.fromkeys(_key(record) for record in stored)
-    known = {_key(record) for record in [*measured, *failed]}
-    gone = [record for record in stored if _key(record) not in known]
-    lost += [CellGate(cell=each.cell, word="inconclusive", why="not measured now") for each in gone]
-    found = [_decide_cell(key, measured, stored, margin) for key in keys if key in {_key(each) for each in measured}]
-    if not found:
-        return Gate(cells=(), why_not="no cell was measured on both sides")
-    return Gate(cells=(*found, *lost))
+        return replace(told, why_not=f"the machines are not of one class: {apart}")
+    if not measured.keys() & stored.keys():
+        return replace(told, why_not="no cell was measured on both sides")
+    both = [_decide_cell(measured[key], record, margin) for key, record in stored.items() if key in measured]
+    lost = [_lost(record, new.get(key)) for key, record in stored.items() if key not in measured]
+    return replace(told, cells=(*both, *lost))
 
 
-def _key(record: Record) -> str:
-    return key_of({"case": record.case, "cell": record.cell})
+def _newest(records: Sequence[Record], side: str, remarks: list[str]) -> dict[str, Record]:
+    """The record of each cell that counts, by key; what is left out is added to `remarks`."""
+    left: list[str] = []
+    try:
+        chosen = usable(records, left)
+    except ValueError:  # there is none
+        chosen = []
+    remarks += [f"{side} records: {each}" for each in left]
+    return {key_of({"case": record.case, "cell": record.cell}): record for record in chosen}
 
 
-def _decide_cell(key: str, measured: Sequence[Record], stored: Sequence[Record], margin: float) -> CellGate:
-    sides = [[record for record in side if _key(record) == key] for side in (measured, stored)]
-    now, then = ([time for record in side for time in sample_times(record) or ()] for side in sides)
-    cell = sides[0][0].cell
-    if min(len(now), len(then)) < LEAST_BLOCKS:
-        fewest = min(len(now), len(then))
+def _ungated(new: Mapping[str, Record], stored: Mapping[str, Record]) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for key, record in new.items():
+        if key not in stored:
+            unknown = " without a stored one" if sample_times(record) else ""
+            name = record.case + (unknown if record.status == "ok" else " that could not be measured")
+            found[name] = found.get(name, 0) + 1
+    return found
+
+
+def _lost(then: Record, now: Record | None) -> CellGate:
+    why = "not measured now"
+    if now is not None:
+        why = f"{now.status}: {value_text(now.error)}" if now.status != "ok" else "its numbers now cannot be used"
+    return CellGate(case=then.case, cell=then.cell, word="inconclusive", why=why)
+
+
+def _decide_cell(measured: Record, stored: Record, margin: float) -> CellGate:
+    now, then = sample_times(measured), sample_times(stored)
+    found = CellGate(case=measured.case, cell=measured.cell, word="inconclusive")
+    if (fewest := min(len(now), len(then))) < LEAST_BLOCKS:
         why = f"expected at least {LEAST_BLOCKS} blocks on each side, got {fewest}; measure with more --rounds"
-        return CellGate(cell=cell, word="inconclusive", why=why)
-    interval = welch(now, then)
+        return replace(found, why=why)
+    interval = welch(now, then, ALPHA)
     edge = math.log1p(margin)
     if interval.low > edge:
-        return CellGate(cell=cell, word="slower", interval=interval)
+        return replace(found, word="slower", interval=interval)
     if interval.high < edge:
-        return CellGate(cell=cell, word="ok", interval=interval)
-    why = "the interval reaches over the margin: too much noise for this gate"
-    return CellGate(cell=cell, word="inconclusive", interval=interval, why=why)
+        return replace(found, word="ok", interval=interval)
+    return replace(found, interval=interval, why="the interval reaches over the margin: too much noise for this gate")

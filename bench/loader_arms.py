@@ -1,14 +1,15 @@
-"""The pipelines of the loader benchmark, as endless streams of batches."""
+"""The pipelines of the loader benchmark, as endless streams of batches on the CPU."""
 
 import time
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from bench.guards import children_cpu_s
 from bench.record import Record, append
 from ddp.config import TrainConfig
 from ddp.context import DistContext
@@ -19,6 +20,11 @@ from ddp.source import IMAGENET_MEAN, IMAGENET_STD
 
 if TYPE_CHECKING:
     from bench.cases.loader import LoaderCell, Options
+
+LONGEST_REST_S = 30.0
+"""Seconds that loader processes may take to fill their queues."""
+LOOK_S = 0.1
+"""Seconds between two looks at whether they still work: many ticks of the clock that tells."""
 
 
 def _ringmark(options: "Options", ctx: DistContext) -> Iterator[Tensor]:
@@ -32,7 +38,16 @@ def _ringmark(options: "Options", ctx: DistContext) -> Iterator[Tensor]:
             yield batch.inputs
 
 
-def _imagefolder(options: "Options", workers: int) -> Iterator[Tensor]:
+@dataclass(frozen=True)
+class _Arm:
+    """A pipeline that is running."""
+
+    stream: Iterator[Tensor]
+    ahead: int = 0
+    """Batches that loader processes may have made before a block begins, and those that they then work on."""
+
+
+def _imagefolder(options: "Options", workers: int) -> _Arm:
     """What the field's recipes do: ImageFolder decodes with PIL and transforms image by image."""
     from torchvision import datasets, transforms
 
@@ -54,14 +69,18 @@ def _imagefolder(options: "Options", workers: int) -> Iterator[Tensor]:
         num_workers=workers,
         persistent_workers=workers > 0,
     )
+    return _Arm(_endless(loader), workers * ((loader.prefetch_factor or 0) + 1))
+
+
+def _endless(loader: "torch.utils.data.DataLoader[Any]") -> Iterator[Tensor]:
     while True:
         for images, _ in loader:
             yield images
 
 
-def _stream(name: str, options: "Options", ctx: DistContext) -> Iterator[Tensor]:
+def _arm(name: str, options: "Options", ctx: DistContext) -> _Arm:
     if name == "ringmark":
-        return _ringmark(options, ctx)
+        return _Arm(_ringmark(options, ctx))
     return _imagefolder(options, workers=int(name.split(", ")[1].split()[0]))
 
 
@@ -74,26 +93,54 @@ def _timed(stream: Iterator[Tensor], seconds: float) -> tuple[int, float]:
     return images, elapsed
 
 
+def block(arm: _Arm, seconds: float) -> tuple[int, float]:
+    """A timed block of one pipeline that neither gains from what was made before nor takes from the next one's.
+
+    Batches that loader processes made ahead while others were timed are thrown away first, and a round of those that
+    they begin only then; and in the end the processes get the time to fill their queues.
+    """
+    for _ in range(arm.ahead):
+        next(arm.stream)
+    found = _timed(arm.stream, seconds)
+    if arm.ahead:
+        _rest()
+    return found
+
+
+def _rest() -> None:
+    """Wait until no loader process uses the CPU any more, which is when all queues are full."""
+    deadline = time.monotonic() + LONGEST_REST_S
+    before, now = None, children_cpu_s()
+    while now != before and time.monotonic() < deadline:
+        time.sleep(LOOK_S)
+        before, now = now, children_cpu_s()
+
+
 def measure_pipelines(
     options: "Options", cells: list["LoaderCell"], ctx: DistContext, environment: dict[str, Any]
 ) -> None:
-    """Measure pipelines round by round in alternating order, each in one thread, and append their records."""
+    """Measure pipelines round by round in alternating order, each in one thread, and append their records.
+
+    All of them on the CPU, also where there is a GPU: ImageFolder makes its batches there, and this clock would not see
+    work that a GPU has yet to do.
+    """
+    ctx = ctx.patient
     torch.set_num_threads(1)
-    streams, prepared_s = [], []
+    arms, prepared_s = [], []
     for cell in cells:
         started = time.perf_counter()
-        stream = _stream(cell.pipeline, options, ctx)
-        next(stream)
+        arm = _arm(cell.pipeline, options, ctx)
+        next(arm.stream)
         prepared_s.append(time.perf_counter() - started)
-        _timed(stream, 0.5)
-        streams.append(stream)
+        block(arm, 0.5)
+        arms.append(arm)
     blocks: list[list[dict[str, Any]]] = [[] for _ in cells]
     for number in range(options.rounds):
         order = range(len(cells)) if number % 2 == 0 else reversed(range(len(cells)))
         for position in order:
-            images, wall_s = _timed(streams[position], options.block_s)
+            images, wall_s = block(arms[position], options.block_s)
             blocks[position].append({"round": number, "samples": images, "wall_s": [wall_s]})
     for cell, cell_blocks, first_batch_s in zip(cells, blocks, prepared_s, strict=True):
         raw = {"first_batch_s": first_batch_s, "blocks": cell_blocks}
-        environment = environment | {"threads_per_rank": 1}
+        environment = environment | {"device": "cpu", "threads_per_rank": 1}
         append(options.out, Record(case="loader", cell=asdict(cell), status="ok", raw=raw, environment=environment))

@@ -153,7 +153,7 @@ def step_times(label: str, cells: Sequence[tuple[str, Sequence[StepBlock]]]) -> 
         steps_ms = [1e3 * step_s for block in of_arm(blocks, TRAIN) for step_s in block.slowest_s]
         series.append(Series(label=name, points=distribution(steps_ms), kind="stairs"))
     return Plot(
-        title=f"Step times of {label}",
+        title=f"Step times of {label}, phases marked",
         x_label="step time of the slowest rank, ms",
         y_label="share of steps",
         series=tuple(series),

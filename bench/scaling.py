@@ -3,8 +3,12 @@
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import datetime
+from functools import cached_property
 from typing import Any, TypeGuard
 
+from bench.guards import contention, is_known
+from bench.launch_id import launch_of
 from bench.record import Record
 from bench.stats import (
     Block,
@@ -14,6 +18,7 @@ from bench.stats import (
     ratio_interval,
     throughput_per_round,
     throughput_per_s,
+    unpaired_interval,
 )
 from bench.text import plural, value_text
 
@@ -62,6 +67,14 @@ class Measured:
         """Distinct rounds."""
         return len({block.round for block in self.blocks})
 
+    @cached_property
+    def contended(self) -> list[list[str]] | None:
+        """What else used the machine, in words, of each block of which anything is known; None if nothing is."""
+        blocks = self.record.raw["blocks"] if self.blocks else []
+        guards = [found for block in blocks if (found := block.get("guards"))]
+        known = [reasons for each in guards if (reasons := contention(each)) or is_known(each)]
+        return known or None
+
 
 @dataclass(frozen=True, kw_only=True)
 class Study:
@@ -101,11 +114,53 @@ class Study:
         return efficiency(cell.rate_per_s, cell.ranks, base.rate_per_s)
 
     def interval(self, cell: Measured) -> Interval | None:
-        """95 % interval of the efficiency against the single process, from the rounds that both have."""
-        if self.base is None or self.efficiency(cell, self.base) is None:
-            return None
-        pairs = paired_ratios(throughput_per_round(cell.blocks), throughput_per_round(self.base.blocks))
-        return ratio_interval([ratio / cell.ranks for ratio in pairs])
+        """95 % interval of the efficiency against the single process.
+
+        From the rounds that both have if they were measured beside each other, else of two sides by themselves.
+        """
+        return self._intervals.get(id(cell))
+
+    @cached_property
+    def compared(self) -> tuple[Measured, ...]:
+        """The cells that have an efficiency against the single process."""
+        return tuple(cell for cell in self.cells if self.efficiency(cell, self.base) is not None)
+
+    @cached_property
+    def unpaired(self) -> tuple[Measured, ...]:
+        """Those of them whose rounds were not measured beside those of the base."""
+        return tuple(cell for cell in self.compared if not self._is_paired(cell))
+
+    @cached_property
+    def _intervals(self) -> dict[int, Interval | None]:
+        """By the cell's id; all at once, since tables, plots and caveats ask for them again and again."""
+        apart = {id(cell) for cell in self.unpaired}
+        return {id(cell): self._compare(cell, paired=id(cell) not in apart) for cell in self.compared}
+
+    def _compare(self, cell: Measured, *, paired: bool) -> Interval | None:
+        assert self.base is not None
+        rates, alone = throughput_per_round(cell.blocks), throughput_per_round(self.base.blocks)
+        if paired:
+            return ratio_interval([ratio / cell.ranks for ratio in paired_ratios(rates, alone)])
+        return unpaired_interval([rate / cell.ranks for rate in rates.values()], list(alone.values()))
+
+    def _is_paired(self, cell: Measured) -> bool:
+        """Whether the cell and the base took turns: in one launch, or if neither record names its launch, in time."""
+        assert self.base is not None
+        launches = {launch_of(cell.record), launch_of(self.base.record)}
+        return len(launches) == 1 and (None not in launches or not self._is_apart(cell, self.base))
+
+    def _is_apart(self, cell: Measured, base: Measured) -> bool:
+        """True if the two records were made further apart than interleaved measuring of the whole study can explain."""
+        try:
+            first, second = (datetime.fromisoformat(each.record.time) for each in (base, cell))
+            gap_s = abs((first - second).total_seconds())
+        except (TypeError, ValueError):
+            return False
+        return gap_s > 600 + 2 * self._measured_s
+
+    @cached_property
+    def _measured_s(self) -> float:
+        return sum(max(block.wall_s) for each in self.cells for block in each.blocks)
 
 
 def studies(records: Iterable[Record]) -> tuple[list[Study], list[Record]]:
@@ -118,7 +173,31 @@ def studies(records: Iterable[Record]) -> tuple[list[Study], list[Record]]:
             strangers.append(record)
         else:
             groups.setdefault(_label(record.cell), []).append(cell)
-    return [study for label, cells in groups.items() for study in _split(label, cells)], strangers
+    return [study for label, cells in _with_bases(groups).items() for study in _split(label, cells)], strangers
+
+
+def _with_bases(groups: dict[str, list[Measured]]) -> dict[str, list[Measured]]:
+    """The groups, each with the bases that it lacks and that differ in `sync_bn` alone.
+
+    A single process has nothing to synchronise. A group of nothing but bases that serve others is none.
+    """
+    bases: dict[str, list[Measured]] = {}
+    for cells in groups.values():
+        for cell in cells:
+            if cell.is_base:
+                bases.setdefault(_without_sync_bn(cell), []).append(cell)
+    found, lent = {}, set()
+    for label, cells in groups.items():
+        held = {cell.batch_per_rank for cell in cells if cell.is_base}
+        wanted = {batch for cell in cells if not cell.is_base for batch in _bases(cell)} - held
+        more = [base for base in bases.get(_without_sync_bn(cells[0]), []) if base.batch_per_rank in wanted]
+        lent |= {id(base) for base in more}
+        found[label] = [*more, *cells]
+    return {label: cells for label, cells in found.items() if not {id(cell) for cell in cells} <= lent}
+
+
+def _without_sync_bn(cell: Measured) -> str:
+    return _label({**cell.record.cell, "sync_bn": False})
 
 
 def _split(label: str, cells: list[Measured]) -> list[Study]:

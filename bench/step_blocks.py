@@ -1,7 +1,6 @@
 """Timed blocks of training steps whose phases are marked: with communication, without it, of several cells in turn."""
 
 import math
-import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, replace
@@ -16,20 +15,19 @@ from bench.clock import timed_block
 from bench.failure import recorded
 from bench.flops import training_flop
 from bench.guards import Watch, between
+from bench.launch_id import KEY, new_id
 from bench.memory import PeakMemory
 from bench.peaks import matmul_ceiling_flop_per_s
 from bench.phases import DATA, LOCAL, NO_SYNC, STEP, TRAIN
 from bench.probe import PLACES, MarkedCopier, Probe
 from bench.record import Record, append
-from bench.steady import LEAST, settled
-from bench.train_blocks import LARGEST_BLOCK, task_of
-from ddp.config import TrainConfig
+from bench.train_blocks import config_of, steps_of_block, task_of
+from bench.warmup import until_settled
 from ddp.context import DistContext
 from ddp.discover import find
 from ddp.input_config import InputConfig
 from ddp.loader import Batch, Loader
 from ddp.loop import train_steps
-from ddp.optim_config import OptimConfig
 from ddp.syncbn import convert_sync_batchnorm, revert_sync_batchnorm
 from ddp.task import random_step
 from ddp.trainer import make_trainer
@@ -38,8 +36,6 @@ from models import zoo
 CASE = "train_step"
 LEARNING_RATE = 1e-12
 """Weights stand still: without communication each rank would go its own way, and the ranks would part."""
-WARMUP_CHUNK = 5
-"""Steps between two looks at whether step times have settled."""
 
 
 def arms(cell: StepCell) -> tuple[str, ...]:
@@ -77,17 +73,9 @@ class Subject:
         cell, ctx = self.cell, self.ctx
         spec = zoo.find(cell.model)
         task, shape, classes = task_of(spec), spec.shape, spec.classes
-        config = TrainConfig(
-            model=cell.model,
-            strategy=cell.strategy,
-            sync_bn=cell.sync_bn,
-            amp=cell.amp,
-            channels_last=cell.channels_last,
-            batch_size=cell.batch_per_rank,
-            drop_last=True,
-            input=InputConfig() if cell.data == RESIDENT else InputConfig(data=cell.data, data_dir=cell.data_dir),  # type: ignore[arg-type]
-            optim=OptimConfig(lr=LEARNING_RATE, schedule="constant", warmup=0),
-        )
+        resident = cell.data == RESIDENT
+        source = InputConfig() if resident else InputConfig(data=cell.data, data_dir=cell.data_dir)  # type: ignore[arg-type]
+        config = config_of(cell, LEARNING_RATE, drop_last=True, input=source)
         self.batches: Iterator[Batch]
         dataset = None
         if cell.data != RESIDENT:
@@ -119,32 +107,34 @@ class Subject:
             alone = trainer.strategy.without_communication(trainer.wrapped)
         if arm == LOCAL:
             revert_sync_batchnorm(trainer.module)
-        before = self.watch.read()
+        before, skipped = self.watch.read(), trainer.skipped_steps
         with timed_block(ctx) as (block, _), alone:
             probe.start()
             train_steps(trainer, self._marked(islice(self.batches, steps)), lambda batch, loss: probe.mark(STEP))
         guard = between(before, self.watch.read()) | {"node": ctx.node_rank}
         if arm == LOCAL:
             convert_sync_batchnorm(trainer.module, ctx.group, ctx.device)
-        return {"wall_s": block.wall_s, "phase_s": probe.phases(), "guard": guard}
+        skipped = trainer.skipped_steps - skipped
+        return {"wall_s": block.wall_s, "phase_s": probe.phases(), "guard": guard, "skipped_steps": skipped}
 
     def warm_up(self, options: Options) -> None:
         """Train until step times settle or a cap is hit, alike on all ranks; then choose how many steps fill a block.
 
         The other kinds of blocks take a few steps each as well.
         """
-        step_s: list[float] = []
-        started, capped = time.perf_counter(), False
-        while not capped and not (len(step_s) >= options.warmup_steps and settled(step_s)):
-            part = self.run(TRAIN, min(WARMUP_CHUNK, options.warmup_cap_steps - len(step_s)))
-            own = [round(math.fsum(times), PLACES) for times in zip(*part["phase_s"].values(), strict=True)]
-            told = self.ctx.gather([own, time.perf_counter() - started])
-            step_s += [max(times) for times in zip(*(times for times, _ in told), strict=True)]
-            capped = len(step_s) >= options.warmup_cap_steps or max(spent for _, spent in told) >= options.warmup_cap_s
-        capped = capped and not settled(step_s)
-        self.warmup = {"steps": len(step_s), "capped": capped, "step_s": step_s}
-        last = sorted(step_s[-2 * LEAST :])
-        self.steps = max(2, min(LARGEST_BLOCK, math.ceil(options.block_s / max(last[len(last) // 2], 1e-9))))
+
+        def own_s(steps: int) -> list[float]:
+            phases = self.run(TRAIN, steps)["phase_s"]
+            return [round(math.fsum(times), PLACES) for times in zip(*phases.values(), strict=True)]
+
+        self.warmup = until_settled(
+            own_s,
+            self.ctx,
+            least=options.warmup_steps,
+            cap_steps=options.warmup_cap_steps,
+            cap_s=options.warmup_cap_s,
+        )
+        self.steps = steps_of_block(self.warmup["step_s"], options.block_s)
         for arm in arms(self.cell)[1:]:
             self.run(arm, 2)
 
@@ -178,7 +168,7 @@ def _merged(ranks: Sequence[dict[str, Any]]) -> dict[str, Any]:
     names = list(dict.fromkeys(name for rank in ranks for name in rank["phase_s"]))
     none = [0.0] * len(next(iter(ranks[0]["phase_s"].values())))
     return {
-        **{name: ranks[0][name] for name in ("round", "arm", "samples")},
+        **{name: ranks[0][name] for name in ("round", "arm", "samples", "skipped_steps")},
         "wall_s": [rank["wall_s"] for rank in ranks],
         "phase_s": {name: [rank["phase_s"].get(name, none) for rank in ranks] for name in names},
         "guards": [rank["guard"] for rank in ranks],
@@ -200,6 +190,7 @@ def measure_steps(options: Options, cells: list[StepCell], ctx: DistContext, env
     the launch, since the other ranks may be waiting inside a collective call.
     """
     subjects: list[Subject | None] = []
+    launch = new_id(ctx)
     if cells:
         _warm_process(cells[0], ctx)
     for cell in cells:
@@ -222,6 +213,6 @@ def measure_steps(options: Options, cells: list[StepCell], ctx: DistContext, env
                 subject.blocks.append({"round": number, "arm": arm, "samples": samples, **found})
     for cell, subject in zip(cells, subjects, strict=True):
         if subject is not None:
-            raw = subject.raw()
+            raw = {KEY: launch, **subject.raw()}
             if ctx.is_main:
                 append(options.out, Record(case=CASE, cell=asdict(cell), status="ok", raw=raw, environment=environment))

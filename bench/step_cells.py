@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from bench.guards import contention
+from bench.guards import contention, is_known
 from bench.peaks import mfu, peak_flop_per_s
 from bench.phases import TRAIN, StepBlock, mean_step_s, of_arm, read_blocks
 from bench.record import Record
@@ -37,9 +37,15 @@ class Measured:
         return self.record.cell.get("strategy") == "single"
 
     @property
+    def sync_bn(self) -> bool:
+        """Whether BatchNorm is over the whole global batch."""
+        return bool(self.record.cell.get("sync_bn"))
+
+    @property
     def name(self) -> str:
         """Short, for rows."""
-        return f"{'one process' if self.is_base else plural(self.ranks, 'rank')}, batch {value_text(self.batch)}"
+        words = "one process" if self.is_base else plural(self.ranks, "rank")
+        return f"{words}, batch {value_text(self.batch)}{', SyncBN' if self.sync_bn and not self.is_base else ''}"
 
     @property
     def label(self) -> str:
@@ -49,6 +55,7 @@ class Measured:
         words += [str(cell["amp"])] if cell.get("amp") not in (None, "off") else []
         words += ["channels last"] if cell.get("channels_last") else []
         words += [f"data {cell['data']}"] if cell.get("data") not in (None, "resident") else []
+        words += [f"in {cell['data_dir']}"] if cell.get("data_dir") is not None else []
         return ", ".join(words)
 
 
@@ -99,3 +106,9 @@ def contended(cell: Measured) -> list[tuple[int, str, list[str]]]:
         if guards and (reasons := contention(guards)):
             found.append((block.round, block.arm, reasons))
     return found
+
+
+def watched(cell: Measured) -> int:
+    """Blocks of which anything is known of what else used the machine."""
+    guards = [found for raw in cell.record.raw["blocks"] if (found := raw.get("guards"))]
+    return sum(bool(contention(each)) or is_known(each) for each in guards)

@@ -230,9 +230,7 @@ def _caveats(records: list[Record], sections: list[Section], failures: Table) ->
 
 def _confidence(caveats: list[str]) -> Fact:
     if not caveats:
-        return Fact(
-            label="Confidence", value="no caveats", details=("all cells measured, enough rounds, one environment",)
-        )
+        return Fact(label="Confidence", value="no caveats", details=("all cells measured, one environment",))
     left = len(caveats) - MOST_CAVEATS
     more = (f"{left} more below, under More caveats",) if left > 0 else ()
     details = (*caveats[:MOST_CAVEATS], *more)

@@ -18,13 +18,14 @@ LABELS = {
     "python": "Python",
     "torch": "torch",
     "cuda": "CUDA",
+    "driver": "GPU driver",
     "nccl": "NCCL",
     "backend": "backend",
     "commit": "commit",
     "dirty": "uncommitted changes",
     "load_1m": "load, 1 minute",
 }
-SAME = ("host", "device", "gpus", "cpu", "cores", "python", "torch", "cuda", "nccl", "commit")
+SAME = ("host", "device", "gpus", "cpu", "cores", "python", "torch", "cuda", "driver", "nccl", "commit")
 """What should not differ between records that are compared."""
 
 

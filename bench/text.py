@@ -27,7 +27,7 @@ def count(value: int | None) -> str:
 
 def percent(share: float | None) -> str:
     """A share of one, in percent with one decimal: 94.3 %."""
-    return NA if share is None or not math.isfinite(share) else f"{100 * share:.1f} %"
+    return NA if share is None or not math.isfinite(share) else f"{100 * share:z.1f} %"  # z: no minus before zero
 
 
 def percent_range(low: float, high: float) -> str:
@@ -85,3 +85,8 @@ def _visible(character: str) -> str:
         return character
     code = ord(character)
     return f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}" if code < 65536 else f"\\U{code:08x}"
+
+
+def milliseconds(seconds: float | None) -> str:
+    """Seconds as a number of milliseconds; n/a if they are unknown."""
+    return NA if seconds is None else number(1e3 * seconds)

@@ -1,6 +1,7 @@
 """Timed blocks of training steps, of several cells that take turns."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict
 from itertools import repeat
 from typing import Any
@@ -10,8 +11,12 @@ import torch
 from bench.cell import Cell
 from bench.clock import Block, timed_block
 from bench.failure import recorded
+from bench.guards import Watch, between
+from bench.launch_id import KEY, new_id
 from bench.options import BenchOptions
 from bench.record import Record, append
+from bench.steady import LEAST
+from bench.warmup import until_settled
 from ddp.config import TrainConfig
 from ddp.context import DistContext
 from ddp.discover import find
@@ -25,6 +30,14 @@ from models.spec import ModelSpec
 
 LARGEST_BLOCK = 500
 """Steps in a block at most, so that the records of very fast models stay readable."""
+WARMUP_CAP_STEPS, WARMUP_CAP_S = 200, 60.0
+"""Steps and seconds after which warming up ends, even if step times have not settled."""
+
+
+def steps_of_block(step_s: Sequence[float], block_s: float) -> int:
+    """How many steps fill a block of that many seconds, by the last steps of warming up."""
+    last = sorted(step_s[-2 * LEAST :])
+    return max(2, min(LARGEST_BLOCK, math.ceil(block_s / max(last[len(last) // 2], 1e-9))))
 
 
 def task_of(spec: ModelSpec) -> Task:
@@ -41,19 +54,25 @@ def synthetic_batch(cell: Cell, ctx: DistContext) -> Batch:
     )
 
 
-def trainer_for(cell: Cell, ctx: DistContext) -> Trainer:
-    """A trainer as `ringmark train` would make it, with a small constant learning rate."""
-    spec = zoo.find(cell.model)
-    torch.manual_seed(0)
-    config = TrainConfig(
+def config_of(cell: Cell, lr: float = 1e-3, **more: Any) -> TrainConfig:
+    """The options with which `ringmark train` would train a cell, but for a constant learning rate."""
+    return TrainConfig(
         model=cell.model,
         strategy=cell.strategy,
         sync_bn=cell.sync_bn,
         amp=cell.amp,
         channels_last=cell.channels_last,
         batch_size=cell.batch_per_rank,
-        optim=OptimConfig(lr=1e-3, schedule="constant", warmup=0),
+        optim=OptimConfig(lr=lr, schedule="constant", warmup=0),
+        **more,
     )
+
+
+def trainer_for(cell: Cell, ctx: DistContext) -> Trainer:
+    """A trainer of the cell, ready to take steps."""
+    spec = zoo.find(cell.model)
+    torch.manual_seed(0)
+    config = config_of(cell)
     task = task_of(spec)
     module = zoo.build(spec, spec.shape, spec.classes, task.output_shape(spec.shape, spec.classes))
     return make_trainer(module, config, ctx, total_steps=1, task=task)
@@ -66,8 +85,12 @@ class Subject:
         self.cell, self.ctx, self.alone = cell, ctx, alone
         self.trainer = trainer_for(cell, ctx)
         self.batch = synthetic_batch(cell, ctx)
+        self.watch = Watch(ctx.device)
         self.blocks: list[Block] = []
+        self.guards: list[dict[str, Any]] = []
+        self.skipped: list[int] = []
         self.steps = 1
+        self.warmup: dict[str, Any] = {}
         if ctx.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(ctx.device)
 
@@ -77,20 +100,36 @@ class Subject:
             train_steps(self.trainer, repeat(self.batch, steps), lambda batch, loss: mark())
         return block
 
-    def warm_up(self, steps: int, block_s: float) -> None:
-        """Take untimed steps, then choose how many fill a block: the same number on every rank."""
-        self.run(steps - 1)
-        slowest = torch.tensor(self.run(1).wall_s, device=self.ctx.device)
-        torch.distributed.all_reduce(slowest, torch.distributed.ReduceOp.MAX, group=self.ctx.group)
-        self.steps = max(2, min(LARGEST_BLOCK, math.ceil(block_s / float(slowest))))
+    def warm_up(self, options: BenchOptions) -> None:
+        """Train until step times settle or a cap is hit, then choose how many steps fill a block: alike on all ranks.
 
-    def raw(self, warmup_steps: int) -> dict[str, Any]:
+        At most half as long as the blocks will take, so that short measurements stay short.
+        """
+        self.warmup = until_settled(
+            lambda steps: self.run(steps).step_s,
+            self.ctx,
+            least=options.warmup_steps,
+            cap_steps=max(WARMUP_CAP_STEPS, options.warmup_steps),
+            cap_s=min(WARMUP_CAP_S, options.rounds * options.block_s / 2),
+        )
+        self.steps = steps_of_block(self.warmup["step_s"], options.block_s)
+
+    def measure(self) -> None:
+        """One more block, and what else the machine did meanwhile."""
+        before, skipped = self.watch.read(), self.trainer.skipped_steps
+        self.blocks.append(self.run(self.steps))
+        self.guards.append(between(before, self.watch.read()) | {"node": self.ctx.node_rank})
+        self.skipped.append(self.trainer.skipped_steps - skipped)
+
+    def raw(self) -> dict[str, Any]:
         """Times of all ranks, block by block. Every rank of the cell must call this."""
-        parts = self.ctx.gather([[block.wall_s, block.step_s] for block in self.blocks])
+        own = [[block.wall_s, block.step_s, guard] for block, guard in zip(self.blocks, self.guards, strict=True)]
+        parts = self.ctx.gather(own)
         on_gpu = self.ctx.device.type == "cuda"
         peaks = self.ctx.gather(torch.cuda.max_memory_allocated(self.ctx.device) if on_gpu else None)
         return {
-            "warmup_steps": warmup_steps,
+            "warmup_steps": self.warmup["steps"],
+            "warmup": self.warmup,
             "parameters": sum(parameter.numel() for parameter in self.trainer.module.parameters()),
             "blocks": [
                 {
@@ -98,6 +137,8 @@ class Subject:
                     "samples": self.steps * self.cell.global_batch,
                     "wall_s": [part[number][0] for part in parts],
                     "step_s": [part[number][1] for part in parts],
+                    "guards": [part[number][2] for part in parts],
+                    "skipped_steps": self.skipped[number],
                 }
                 for number in range(len(self.blocks))
             ],
@@ -111,27 +152,30 @@ def measure_in_turns(
 ) -> None:
     """Measure cells round by round, in an order that alternates; rank 0 of each appends its record.
 
-    An error on any rank is recorded for the cell that it happened in, and ends the launch: the other ranks may be
-    waiting inside a collective call, from which there is no way back.
+    Ranks that a block does not need wait without using the CPU. An error on any rank is recorded for the cell that it
+    happened in, and ends the launch: the other ranks may be waiting inside a collective call, from which there is no
+    way back.
     """
     subjects: list[Subject | None] = []
+    launch = new_id(ctx)
     for cell in cells:
         group = ctx.first(cell.ranks)
         with recorded(options.out, case, asdict(cell), environment):
             subject = None if group is None else Subject(cell, group, alone=len(cells) == 1)
             if subject is not None:
-                subject.warm_up(options.warmup_steps, options.block_s)
+                subject.warm_up(options)
+        ctx.patient.barrier()
         subjects.append(subject)
     for number in range(options.rounds):
         order = range(len(cells)) if number % 2 == 0 else reversed(range(len(cells)))
         for position in order:
-            ctx.barrier()
+            ctx.patient.barrier()
             subject = subjects[position]
             if subject is not None:
                 with recorded(options.out, case, asdict(cells[position]), environment):
-                    subject.blocks.append(subject.run(subject.steps))
+                    subject.measure()
     for cell, subject in zip(cells, subjects, strict=True):
         if subject is not None:
-            raw = subject.raw(options.warmup_steps)
+            raw = {KEY: launch, **subject.raw()}
             if ctx.is_main:
                 append(options.out, Record(case=case, cell=asdict(cell), status="ok", raw=raw, environment=environment))

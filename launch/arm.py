@@ -8,7 +8,6 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 
 from launch.exit_codes import shell_code
 from launch.processes import die_with
+from launch.reporter import SOCKET, private_path
 from launch.torchrun import PRELOAD, ROOT, agent_command, worker_environment
 
 SCRIPT = ROOT / "launch" / "compare_arms.py"
@@ -42,9 +42,10 @@ class Arm:
         self.parameters: int | None = None
         self._lines: Any = None
         self._connection: socket.socket | None = None
-        self._folder = Path(tempfile.mkdtemp(prefix="ringmark-arm-"))  # only this user may look into it
+        self._folder = private_path("ringmark-arm")
+        self._folder.mkdir(mode=0o700)  # only this user may look into it
         self._listener = socket.socket(socket.AF_UNIX)
-        path = str(self._folder / "socket")
+        path = str(self._folder / SOCKET)
         self._listener.bind(path)
         self._listener.listen(1)
         self._process = self._start([path, *words], ranks, tree)
@@ -71,7 +72,8 @@ class Arm:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._lines is not None:
-            self._lines.close()
+            with contextlib.suppress(OSError):  # of an arm that is gone, to which a question was still to be sent
+                self._lines.close()
         if self._connection is not None:
             self._connection.close()  # rank 0 reads the end of the file, and all ranks leave
         self._listener.close()
@@ -96,7 +98,7 @@ class Arm:
             if self._connection is None:
                 self._check_alive()
                 if time.monotonic() > deadline:
-                    raise ArmLost(f"the arm with {self.name} was not ready after {timeout_s:g} s", 1)
+                    raise self._late("ready", timeout_s)
         self._lines = self._connection.makefile("rw", encoding="utf-8")
         hello = self._answer(timeout_s)
         self.environment, self.parameters = hello["environment"], hello["parameters"]
@@ -114,7 +116,7 @@ class Arm:
         try:
             text = self._lines.readline()
         except TimeoutError:
-            raise ArmLost(f"the arm with {self.name} did not answer within {timeout_s:g} s", 1) from None
+            raise self._late("done with a block", timeout_s) from None
         except OSError:
             text = ""
         if not text.endswith("\n"):
@@ -124,6 +126,9 @@ class Arm:
             raise ArmLost(f"the arm with {self.name} closed its connection", 1)
         found: dict[str, Any] = json.loads(text)
         return found
+
+    def _late(self, what: str, timeout_s: float) -> ArmLost:
+        return ArmLost(f"the arm with {self.name} was not {what} after {timeout_s:g} s; give more, --timeout-s", 1)
 
     def _check_alive(self) -> None:
         code = self._process.poll()

@@ -19,8 +19,9 @@ from launch.deadline import Deadline, end_time_s, how_it_ends
 from launch.doctor import DoctorOptions, examine, lines
 from launch.doctor import write as write_report
 from launch.doctor_crew import crew_of
+from launch.events import NodeFacts, RankEnd
 from launch.exit_codes import CRASHED, DONE, MISTAKE, STOPPED
-from launch.head import Head
+from launch.head import Head, Told
 from launch.hub import Hub
 from launch.job import Job, members_of, read_job, srun_command
 from launch.private_files import write_json, write_private
@@ -45,6 +46,7 @@ class Batch:
         self.started_s = time.time()
         self.members = members_of(wanted, job)
         self.head = Head([name for name, _ in self.members], [node for _, node in self.members])
+        self.head.on_round = self._round_failed
         self.signals: list[int] = []
         self.stopping_s: float | None = None
         """When the ranks were asked to stop."""
@@ -73,7 +75,7 @@ class Batch:
                 ):
                     self._follow(hub, step)
             finally:
-                (state / HUB_FILE).unlink()  # nobody is to find the token of a launch that is over
+                (state / HUB_FILE).unlink(missing_ok=True)  # nobody is to find the token of a launch that is over
         return self._judged()
 
     def _hosts(self, state: Path) -> dict[str, str]:
@@ -118,8 +120,21 @@ class Batch:
             step.wait()
 
     def _judged(self) -> Verdict:
+        return self._judge(self.head.ends(), self.head.facts())
+
+    def _judge(self, ends: Sequence[RankEnd], facts: Sequence[NodeFacts]) -> Verdict:
         size = sum(self.head.plan["slots"]) if self.head.plan is not None else 0
-        return judge(self.head.ends(), self.head.facts(), started_s=self.started_s, world_size=size)
+        return judge(tuple(ends), tuple(facts), started_s=self.started_s, world_size=size)
+
+    def _round_failed(self, restart: int, told: Sequence[Told]) -> None:
+        """Tell why all ranks start again; the attempt's own verdict comes at its end."""
+        verdict = self._judge([end for ends, _ in told for end in ends], [facts for _, facts in told])
+        for line in (*verdict.lines, f"restart {restart}: all ranks start again"):
+            print(f"ringmark: {line}", flush=True)
+        try:
+            write(verdict, self.folder, restart)
+        except OSError as error:  # its launch goes on all the same
+            print(f"ringmark: the verdict could not be stored: {error}", flush=True)
 
 
 def healthy(wanted: spec.Spec) -> bool:

@@ -4,6 +4,7 @@ Every size is tried in a launch of its own, with a deadline, so that running out
 would fail the next, and a rank that waits for one that is gone ends with it. A size fits if all ranks made their steps.
 """
 
+import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -11,8 +12,10 @@ from typing import Literal
 
 from bench.cases import scaling
 from bench.record import Record, append
+from bench.scaling import read_blocks
+from bench.stats import throughput_per_s
 from ddp.mistake import require
-from launch.argv import parse
+from launch.argv import parse, to_argv
 from launch.exit_codes import DONE, FAILED
 from launch.grid import GridCell
 from launch.grid_run import LATE, locked, measure
@@ -45,7 +48,7 @@ class SearchOptions:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to compute; auto: GPUs if this machine has them."""
     out: Path = Path("runs/batch-size")
-    """Folder for records.jsonl and the report."""
+    """Folder for records.jsonl, one record of each size, and the logs of those that do not fit."""
 
     def __post_init__(self) -> None:
         zoo.check_name(self.model)
@@ -72,9 +75,9 @@ def largest(fits: Callable[[int], bool], first: int, most: int) -> int | None:
     return between if size < between <= most and fits(between) else size
 
 
-def cell_of(options: SearchOptions, size: int) -> GridCell:
-    """A launch that trains a few steps with so many samples per rank."""
-    asked = scaling.Options(
+def asked_of(options: SearchOptions, size: int) -> scaling.Options:
+    """The benchmark of so many samples per rank."""
+    return scaling.Options(
         model=options.model,
         ranks=(options.ranks,),
         batch_size=size,
@@ -83,9 +86,12 @@ def cell_of(options: SearchOptions, size: int) -> GridCell:
         amp=options.amp,
         channels_last=options.channels_last,
         device=options.device,
-        rounds=2,
-        block_s=0.1,
     )
+
+
+def cell_of(options: SearchOptions, size: int) -> GridCell:
+    """A launch that trains a few steps with so many samples per rank."""
+    asked = replace(asked_of(options, size), rounds=2, block_s=0.1)
     (cell,) = [each for each in scaling.cells(asked) if each.strategy == "ddp"]
     return GridCell(case=CASE, options=replace(asked, only=cell.key), ranks=options.ranks, cell=asdict(cell), how={})
 
@@ -112,9 +118,8 @@ def search(options: SearchOptions) -> tuple[int | None, dict[int, Record]]:
 
 
 def rate_per_s(record: Record) -> float:
-    """Samples of all ranks per second, over all blocks, each as long as its slowest rank."""
-    blocks = record.raw["blocks"]
-    return float(sum(block["samples"] for block in blocks) / sum(max(block["wall_s"]) for block in blocks))
+    """Samples of all ranks per second, over all blocks."""
+    return throughput_per_s(read_blocks(record.raw, record.cell["ranks"]))
 
 
 def _outcome(record: Record) -> str:
@@ -137,5 +142,5 @@ def batch_size(argv: Sequence[str]) -> int:
     fastest = max(good, key=lambda size: rate_per_s(good[size]))
     print(f"{options.model}: {found} samples per rank fit, {found * options.ranks} on {options.ranks} ranks together")
     print(f"fastest of those tried: {fastest} per rank, {rate_per_s(good[fastest]):,.4g} samples/s in short blocks")
-    print(f"next    ringmark bench scaling --model {options.model} --ranks {options.ranks} --batch-size {found}")
+    print(f"next    {shlex.join(['ringmark', 'bench', 'scaling', *to_argv(asked_of(options, found))])}")
     return DONE

@@ -30,6 +30,8 @@ class _Subject:
 
     trainer: "Trainer"
     batch: "Batch"
+    gpu: Any
+    """What reads the counters of this rank's GPU; None if nothing can."""
 
 
 def _subject(config: "TrainConfig", ctx: "DistContext") -> _Subject:
@@ -50,7 +52,15 @@ def _subject(config: "TrainConfig", ctx: "DistContext") -> _Subject:
     trainer = make_trainer(module, config, ctx, total_steps=1, task=task)
     samples = config.global_batch(ctx.world_size) // ctx.world_size
     batch = random_step(task, spec.shape, spec.classes, samples, ctx, channels_last=config.channels_last)
-    return _Subject(trainer, batch)
+    return _Subject(trainer, batch, _counters(ctx))
+
+
+def _counters(ctx: "DistContext") -> Any:
+    try:
+        from bench.gpu_counters import counters_of
+    except ImportError:  # a commit from before there were any
+        return None
+    return counters_of(ctx.device)
 
 
 def _pin() -> None:
@@ -73,12 +83,14 @@ def _block(subject: _Subject, ctx: "DistContext", steps: int) -> dict[str, Any]:
     started_s = time.process_time()
     with timed_block(ctx) as (block, mark):
         train_steps(subject.trainer, repeat(subject.batch, steps), lambda batch, loss: mark())
-    parts = ctx.gather([block.wall_s, block.step_s, time.process_time() - started_s])
+    gpu = None if subject.gpu is None else subject.gpu.read()
+    parts = ctx.gather([block.wall_s, block.step_s, time.process_time() - started_s, gpu])
     return {
         "samples": subject.batch.global_count,
         "wall_s": [part[0] for part in parts],
         "step_s": [part[1] for part in parts],
         "cpu_s": [part[2] for part in parts],
+        "gpus": [part[3] for part in parts] if ctx.device.type == "cuda" else [],
     }
 
 

@@ -7,13 +7,15 @@ from pathlib import Path
 
 from bench.gate import CellGate, Gate, decide
 from bench.record import read
-from bench.text import clean, value_text
+from bench.text import clean, plural, value_text
 from ddp.mistake import require
 from launch.argv import UsageError, parse
+from launch.exit_codes import DONE, FAILED, UNCERTAIN
 
-CODES = {"ok": 0, "slower": 1, "inconclusive": 3}
+CODES = {"ok": DONE, "slower": FAILED, "inconclusive": UNCERTAIN}
 HELP = (
     "Compare a folder's records with stored ones of the same machine class (CPU model, cores, GPU, torch). "
+    "Gated is what has timed blocks of samples: training steps, forward passes, input pipelines; the rest is named. "
     "Exit code 0: no cell is slower; 1: one is; 3: abstained, since the machines differ or the noise is too large."
 )
 
@@ -48,17 +50,22 @@ def gate(argv: Sequence[str]) -> int:
 
 
 def lines(found: Gate, margin_percent: float) -> list[str]:
-    """The gate's words, the verdict first."""
+    """The gate's words: the verdict, its cells, what is not gated, and which records were left out."""
     if found.why_not:
-        return [f"gate: abstained, {found.why_not}"]
-    counts = {word: sum(each.word == word for each in found.cells) for word in CODES}
-    amounts = ", ".join(f"{count} {word}" for word, count in counts.items() if count)
-    return [f"gate: {found.word} (margin {margin_percent:g} %; {amounts})", *(_line(each) for each in found.cells)]
+        words = [f"gate: abstained, {found.why_not}"]
+    else:
+        counts = {word: sum(each.word == word for each in found.cells) for word in CODES}
+        amounts = ", ".join(f"{count} {word}" for word, count in counts.items() if count)
+        words = [f"gate: {found.word} (margin {margin_percent:g} %; {amounts})", *(_line(each) for each in found.cells)]
+    if found.ungated:
+        amounts = ", ".join(f"{plural(count, 'record')} of {name}" for name, count in found.ungated.items())
+        words.append(f"not gated: {amounts}")
+    return [*words, *found.remarks]
 
 
 def _line(each: CellGate) -> str:
-    name = ", ".join(f"{key} {value_text(value)}" for key, value in each.cell.items() if value not in (None, False))
-    text = f"{each.word}: {name}"
+    said = {key: value for key, value in each.cell.items() if value is not None and value is not False}
+    text = f"{each.word}: {each.case}: {', '.join(f'{key} {value_text(value)}' for key, value in said.items())}"
     if each.interval is not None:
         low, mean, high = (100 * math.expm1(log) for log in (each.interval.low, each.interval.mean, each.interval.high))
         text += f": time {mean:+.1f} % (95 % interval {low:+.1f} to {high:+.1f} %)"

@@ -94,12 +94,17 @@ def load(path: Path) -> Grid:
     case = discover.find("bench.cases", name, kind="benchmark")
     common = _table(table.get("options", {}), "[options]")
     cells: dict[str, GridCell] = {}
+    ways: dict[str, dict[str, Any]] = {}
     for chosen in _combinations(table):
-        options = _options(name, case, {**common, **chosen})
-        for cell in _cells(name, case, options):
+        added = 0
+        for cell in _cells(name, case, _options(name, case, {**common, **chosen})):
+            way = ways.setdefault(key_of(cell.cell), cell.how)
+            require(way == cell.how, "each cell measured in one way", f"{way} and {cell.how}", "use a sweep for each")
             held = cells.get(cell.key)
+            added += held is None
             if held is None or cell.ranks < held.ranks:  # the smallest launch that has the cell
                 cells[cell.key] = cell
+        require(added > 0, "combinations with cells of their own", f"{chosen}, which changes none", "leave it out")
     require(bool(cells), "a grid with cells", "none", "exclude less")
     return Grid(cells=tuple(cells.values()), deadline_s=float(deadline_s))
 

@@ -61,6 +61,9 @@ def locked(folder: Path) -> Iterator[None]:
             raise UsageError(
                 f"expected a folder without a running sweep, got {folder}, held by process {holder}; wait for it"
             ) from None
+        except OSError as error:
+            why = f"{folder}, whose file system has none: {error.strerror}"
+            raise UsageError(f"expected a folder that can be locked, got {why}; give --out elsewhere") from None
         os.ftruncate(handle, 0)
         os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
         yield

@@ -4,20 +4,25 @@
 machine and of its load meets them alike, and compares them round by round.
 """
 
+import contextlib
 import importlib.util
 import json
 import os
+import secrets
+import shlex
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 from ddp.mistake import require
 from launch.argv import parse
+from launch.processes import die_with, sweep
 from launch.torchrun import BOOT, agent_command
 
 OURS, TORCHRUN, BARE = "ringmark run", "torchrun", "import torch"
@@ -52,6 +57,13 @@ with open(f"rank-{os.environ.get('RANK', 0)}.json", "w") as file:
 """What is launched: it notes how far it is, on the clock that all processes of a machine share."""
 STAGES = "stages.json"
 TIMEOUT_S = 120.0
+"""Seconds that a launch may take."""
+MOST_WORDS = 500
+"""Characters of what a launcher that failed said in the end."""
+GRACE_S = 10.0
+"""Seconds that a launcher has to end its ranks when it is told to."""
+MARK = "RINGMARK_STARTUP"
+"""Variable that marks all processes of one launch, whatever sessions they are in; nothing reads its value."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,36 +94,45 @@ class Start:
     """Of our own launcher: when it was how far."""
 
 
+@dataclass
+class Launches:
+    """What is known of one launcher so far."""
+
+    starts: list[Start] = field(default_factory=list)
+    why: str | None = None
+    """Why it is launched no more; None unless it failed."""
+
+
 def commands(ranks: int) -> dict[str, list[str]]:
     """What is compared, by name: argv in a folder with the script."""
     count = str(ranks)
     found = {
         OURS: [sys.executable, "-P", str(BOOT), "startup", "--quiet", "--nproc-per-node", count, SCRIPT],
-        TORCHRUN: [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", count, SCRIPT],
+        # Standalone: on a port that is free, whatever else runs here.
+        TORCHRUN: [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", count, SCRIPT],
         "ringmark run --plain": agent_command("--quiet", "--plain", "--nproc-per-node", count, SCRIPT),
         BARE: [sys.executable, SCRIPT],
     }
-    if importlib.util.find_spec("accelerate") is not None:
+    # One rank is no group for accelerate: it refuses --multi_gpu, and without it the ranks would not meet.
+    if ranks > 1 and importlib.util.find_spec("accelerate") is not None:
         flags = ["--multi_gpu", "--num_processes", count, "--num_machines", "1", "--mixed_precision", "no"]
         words = ["-m", "accelerate.commands.launch", *flags, "--dynamo_backend", "no", SCRIPT]
         found["accelerate launch"] = [sys.executable, *words]
     return found
 
 
-def measure(command: Sequence[str], ranks: int) -> Start:
-    """Launch once, in a folder of its own. Raises ValueError with what it said if it fails."""
+def measure(command: Sequence[str], ranks: int, timeout_s: float = TIMEOUT_S) -> Start:
+    """Launch once, in a folder of its own. Raises ValueError with what it said if it fails or takes too long."""
     with tempfile.TemporaryDirectory(prefix="ringmark-startup-") as name:
         folder = Path(name)
         (folder / SCRIPT).write_text(FIRST_STEP)
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         began_s = time.monotonic()
-        done = subprocess.run(
-            command, cwd=folder, env=environment, capture_output=True, text=True, timeout=TIMEOUT_S, check=False
-        )
-        ended_s = time.monotonic()
+        ended_s, code, said = _launch(command, folder, timeout_s)
         told = [json.loads(path.read_text()) for path in folder.glob("rank-*.json")]
-        if done.returncode or len(told) != ranks:
-            raise ValueError(f"expected {ranks} ranks to start, got {len(told)} by {command}: {done.stderr[-500:]}")
+        if code or len(told) != ranks:
+            raise ValueError(
+                f"expected {ranks} ranks to start, got {len(told)} by {shlex.join(command)}: {said[-500:]}"
+            )
         stages = folder / STAGES
         own = json.loads(stages.read_text()) if stages.exists() else {}
         return Start(
@@ -121,20 +142,62 @@ def measure(command: Sequence[str], ranks: int) -> Start:
         )
 
 
-def rounds(options: StartupOptions, tell: Callable[[str], None]) -> dict[str, list[Start]]:
-    """Launches by name, one of each in every round, each round beginning with another."""
+def _launch(command: Sequence[str], folder: Path, timeout_s: float) -> tuple[float, int, str]:
+    """Run a launcher to its end -> when that was, its exit code, and what it said. Nothing of it stays behind."""
+    parent, token = os.getpid(), secrets.token_hex(8)
+    with subprocess.Popen(
+        command,
+        cwd=folder,
+        env={**os.environ, "OMP_NUM_THREADS": "1", MARK: token},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",
+        start_new_session=True,
+        preexec_fn=lambda: die_with(parent),
+    ) as process:
+        try:
+            said = process.communicate(timeout=timeout_s)[1]
+            return time.monotonic(), process.returncode, said
+        except subprocess.TimeoutExpired:
+            words = shlex.join(command)
+            raise ValueError(f"expected the ranks to be done within {timeout_s:g} s, got none by {words}") from None
+        finally:
+            _end(process, f"{MARK}={token}")
+
+
+def _end(process: subprocess.Popen[str], mark: str) -> None:
+    """End a launcher that still runs, gently at first, and whatever it left, in sessions of its own as well."""
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(GRACE_S)
+    sweep((), {process.pid}, mark.encode(), ())
+
+
+def rounds(options: StartupOptions, found: Mapping[str, Launches], tell: Callable[[str], None]) -> None:
+    """Add launches by name, one of each in every round, each round beginning with another.
+
+    A launcher that fails is launched no more: in later rounds its launches would stand beside those of other rounds.
+    """
     kinds = commands(options.ranks)
-    found: dict[str, list[Start]] = {name: [] for name in kinds}
     for number in range(options.rounds):
         names = list(kinds)
         for name in names[number % len(names) :] + names[: number % len(names)]:
-            found[name].append(measure(kinds[name], 1 if name == BARE else options.ranks))
+            launches = found[name]
+            if launches.why is not None:
+                continue
+            try:
+                launches.starts.append(measure(kinds[name], 1 if name == BARE else options.ranks))
+            except (ValueError, OSError) as error:
+                launches.why = f"launch {number + 1} of {options.rounds}: {error}"
+                tell(f"{name}: {launches.why}")
         tell(f"round {number + 1} of {options.rounds}")
-    return found
 
 
-def store(found: Mapping[str, Sequence[Start]], options: StartupOptions) -> None:
-    """One record for each launcher."""
+def store(found: Mapping[str, Launches], options: StartupOptions) -> None:
+    """One record for each launcher that was launched; of one that failed with the reason, and its launches before."""
     from bench.environment import capture
     from bench.record import Record, append
     from ddp.context import pick_device, process_group
@@ -143,23 +206,36 @@ def store(found: Mapping[str, Sequence[Start]], options: StartupOptions) -> None
 
     with process_group(ALONE, device=pick_device("cpu", ALONE), timeout_s=TIMEOUT_S) as ctx:
         environment = capture(ctx) | revision()
-    for name, starts in found.items():
-        raw = {"starts": [asdict(start) for start in starts]}
+    for name, launches in found.items():
+        if not launches.starts and launches.why is None:
+            continue  # stopped before its turn
+        raw = {"starts": [asdict(start) for start in launches.starts]}
         cell = {"launcher": name, "ranks": 1 if name == BARE else options.ranks}
-        append(options.out, Record(case=CASE, cell=cell, status="ok", raw=raw, environment=environment))
+        status: Literal["ok", "failed"] = "ok" if launches.why is None else "failed"
+        record = Record(case=CASE, cell=cell, status=status, error=launches.why, raw=raw, environment=environment)
+        append(options.out, record)
+
+
+def _stop(number: int, frame: Any) -> None:
+    raise KeyboardInterrupt
 
 
 def startup(argv: Sequence[str]) -> int:
-    """`ringmark startup`: measure, record and print."""
+    """`ringmark startup`: measure, record and print -> 1 if a launcher failed. What was measured is always kept."""
     from launch.commands import show_report
 
     options = parse(StartupOptions, argv, prog="ringmark startup", description="Measure how fast ranks start here.")
     before = os.getloadavg()[0]
-    found = rounds(options, lambda text: print(f"ringmark: {text}", file=sys.stderr, flush=True))
-    store(found, options)
+    found = {name: Launches() for name in commands(options.ranks)}
+    handler = signal.signal(signal.SIGTERM, _stop)
+    try:
+        rounds(options, found, lambda text: print(f"ringmark: {text}", file=sys.stderr, flush=True))
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+        store(found, options)
     show_report(options.out)
     print(f"{len(os.sched_getaffinity(0))} CPUs, load {before:.1f} to {os.getloadavg()[0]:.1f}")
-    return 0
+    return int(any(launches.why is not None for launches in found.values()))
 
 
 def entry() -> NoReturn:

@@ -16,17 +16,18 @@ from bench.record import Record
 from bench.section import Table
 from bench.summary import Summary
 
+LAUNCH = "9f86d081884c7d65"
 ENVIRONMENT = {"host": "node17", "device": "cpu", "cpu": "EPYC", "cores": 4, "threads_per_rank": 1, "torch": "2.15"}
 
 
 def step_record(cell: Cell, step_s: float, rounds: int = 6, **changes: Any) -> Record:
     """A scaling record: 20 steps per round, `step_s` each on the last rank and half that elsewhere."""
     ranks = [[step_s * (0.5 if rank + 1 < cell.ranks else 1.0)] * 20 for rank in range(cell.ranks)]
-    blocks = [
-        {"round": number, "samples": 20 * cell.global_batch, "wall_s": [sum(times) for times in ranks], "step_s": ranks}
-        for number in range(rounds)
-    ]
-    raw = {"warmup_steps": 5, "parameters": 1234567, "blocks": blocks, "peak_memory_bytes": None}
+    block: dict[str, Any] = {"samples": 20 * cell.global_batch, "wall_s": [sum(times) for times in ranks]}
+    block |= {"step_s": ranks, "guards": [guard() for _ in ranks]}
+    raw: dict[str, Any] = {"launch": LAUNCH, "warmup_steps": 5, "parameters": 1234567, "peak_memory_bytes": None}
+    raw |= {"warmup": {"steps": 5, "capped": False, "step_s": [step_s] * 5}}
+    raw |= {"blocks": [{"round": number} | block for number in range(rounds)]}
     record = Record(case="scaling", cell=asdict(cell), status="ok", raw=raw, environment=ENVIRONMENT)
     return replace(record, **changes)
 
@@ -123,6 +124,7 @@ def train_step_record(cell: StepCell, forward_s: float, late_s: float = 0.0, rou
             block = {"round": number, "arm": arm, "samples": samples, "wall_s": wall_s, "phase_s": phase_s}
             blocks.append(block | {"guards": [guard() for _ in range(cell.ranks)]})
     raw = {
+        "launch": LAUNCH,
         "warmup": {"steps": 10, "capped": False, "step_s": [4 * forward_s] * 10},
         "parameters": 1234567,
         "training_flop_per_sample": 2e9,

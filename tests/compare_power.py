@@ -20,7 +20,7 @@ from bench.compare import comparison
 from bench.record import Record
 from launch.arm import Arm
 from launch.compare import alternate, cell_of
-from launch.compare import read as read_argv
+from launch.compare_argv import read as read_argv
 from launch.torchrun import ROOT
 from tests.forked_arm import ForkedArm
 from tests.spin import spinning

@@ -1,13 +1,29 @@
 """Where the efficiency went: shares that add up, and the one that is named; utilisation that is null, not wrong."""
 
+import math
+import random
+from dataclasses import replace
+
 import pytest
 
-from bench.attribution import COMMUNICATION, DATA_WAIT, KERNELS, STRAGGLERS, SYNC_BN, Attribution, attribute
+from bench.attribution import (
+    COMMUNICATION,
+    DATA_WAIT,
+    KERNELS,
+    STRAGGLERS,
+    SYNC_BN,
+    UNEXPLAINED,
+    Attribution,
+    Part,
+    attribute,
+)
+from bench.attribution_rounds import agreement, interval_s, rounds_of
+from bench.cases.train_step import StepCell
 from bench.peaks import mfu, peak_flop_per_s
 from bench.phases import BACKWARD, DATA, FORWARD, LOCAL, NO_SYNC, TRAIN, WAIT, StepBlock
 from bench.record import Record
 from bench.summaries.train_step import summarise
-from tests.bench_records import cell, step_record
+from tests.bench_records import cell, step_record, train_step_record
 from tests.test_bench_phases import block
 
 BASE = {DATA: [0.001] * 5, FORWARD: [0.004] * 5, BACKWARD: [0.005] * 5}
@@ -131,3 +147,76 @@ def test_utilisation_is_known_for_exact_names_only() -> None:
     assert peak_flop_per_s("Tesla T4", "bf16") is None
     assert mfu(24.3e9, 2470.0, 1, None) is None
     assert mfu(None, 2470.0, 1, peak) is None
+
+
+@pytest.mark.parametrize(
+    ("loss_s", "unexplained_s", "doubt"),
+    [
+        (0.010, 0.0030, "3.0 % of a step, 30.0 % of the loss, stays unexplained, spikes or drift"),
+        (0.010, -0.0015, "1.5 % of a step, 15.0 % of the loss, stays unexplained, spikes or drift"),
+        (0.010, 0.0005, ""),  # a twentieth of the loss
+        (0.001, 0.0005, ""),  # half of a loss that is none
+        (0.001, 0.0030, "3.0 % of a step stays unexplained, spikes or drift"),
+        (0.050, 0.0030, "3.0 % of a step, 6.0 % of the loss, stays unexplained, spikes or drift"),
+        (-0.010, 0.0015, "1.5 % of a step, 15.0 % of the loss, stays unexplained, spikes or drift"),
+    ],
+)
+def test_an_unexplained_part_is_a_doubt_if_it_is_much_of_the_step_or_of_the_loss(
+    loss_s: float, unexplained_s: float, doubt: str
+) -> None:
+    parts = (
+        Part(name=COMMUNICATION, seconds=loss_s - unexplained_s),
+        Part(name=UNEXPLAINED, seconds=unexplained_s),
+    )
+    found = Attribution(ranks=2, share=1.0, base_step_s=0.1 - loss_s, step_s=0.1, parts=parts)
+    assert found.doubt == doubt
+
+
+# How sure the parts are
+
+
+def rounds(waits: list[float]) -> list[Attribution]:
+    """What each of some rounds says, of two ranks that wait so many seconds per step for their communication."""
+    base, blocks = [], []
+    for number, wait in enumerate(waits):
+        train = block([{**BASE, WAIT: [wait] * 5}] * 2)
+        base.append(replace(block([BASE]), round=number))
+        blocks += [replace(one, round=number) for one in (train, block([BASE] * 2, NO_SYNC))]
+    return rounds_of(base, blocks)
+
+
+def test_an_interval_reaches_over_as_many_rounds_as_it_takes() -> None:
+    waits = [0.001 * number for number in (5, 1, 9, 2, 8, 3, 7, 4, 6, 50)]
+    ends = {count: interval_s(rounds(waits[:count]), COMMUNICATION) for count in (5, 6, 8, 9, 10)}
+    assert ends[5] is None
+    assert ends[6] == pytest.approx((0.001, 0.009))
+    assert ends[8] == pytest.approx((0.001, 0.009))  # two left out would cover 93 %
+    assert ends[9] == pytest.approx((0.002, 0.008))
+    assert ends[10] == pytest.approx((0.002, 0.009))  # one bad round moves it by one place
+
+
+def test_the_interval_of_a_median_covers_it_in_95_percent_of_cases() -> None:
+    generator = random.Random(7)
+    missed = 0
+    for _ in range(400):
+        ends = interval_s(rounds([generator.lognormvariate(-6, 1) for _ in range(9)]), COMMUNICATION)
+        assert ends is not None
+        missed += not ends[0] <= math.exp(-6) <= ends[1]
+    assert 5 <= missed <= 29  # 3.9 % expected: 16
+
+
+def test_how_many_rounds_agree_on_the_largest_share_is_told() -> None:
+    found = rounds([0.006, 0.0, 0.006, 0.006])
+    assert agreement(found[0], found) == "the largest in 3 of 4 rounds"
+    assert rounds_of([], []) == []
+
+
+def test_a_base_of_another_launch_has_no_rounds_to_pair() -> None:
+    studied = StepCell(model="linear", ranks=2, batch_per_rank=4, strategy="ddp", data="resident")
+    records = [train_step_record(each, 0.01) for each in (replace(studied, ranks=1, strategy="single"), studied)]
+    columns = ("part", "ms per step", "95 % interval", "of the step", "of the loss", "how it is measured")
+    (together,) = (table for table in summarise(records).tables if table.columns == columns)
+    assert all((" to " in row[2]) == (row[0] not in (UNEXPLAINED, "sum")) for row in together.rows)
+    records[0].raw["launch"], records[1].raw["launch"] = "one", "other"
+    (apart,) = (table for table in summarise(records).tables if table.columns == columns)
+    assert {row[2] for row in apart.rows[:-2]} == {"n/a"}

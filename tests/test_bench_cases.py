@@ -7,14 +7,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from bench.cases import loader, scaling
 from bench.cell import Cell, key_of
 from bench.record import Record, append, read
 from ddp import discover
+from tests.image_folders import image_folder
 
 ROOT = Path(__file__).resolve().parent.parent
 FAST = ["--rounds", "2", "--block-s", "0.05", "--warmup-steps", "3"]
@@ -123,13 +122,7 @@ def test_loop_cost_measures_three_arms_in_turns(tmp_path: Path) -> None:
 
 
 def test_loader_measures_every_pipeline(tmp_path: Path) -> None:
-    rng = np.random.default_rng(0)
-    for split in ("train", "val"):
-        for name in ("cat", "dog"):
-            folder = tmp_path / "data" / split / name
-            folder.mkdir(parents=True)
-            for number in range(20):
-                Image.fromarray(rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(folder / f"{number}.jpg")
+    image_folder(tmp_path / "data", count=20, size=32)
     done = bench(
         "loader", "--data-dir", str(tmp_path / "data"), "--batch-size", "8", *FAST, "--out", str(tmp_path / "out")
     )

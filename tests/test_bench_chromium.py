@@ -19,6 +19,7 @@ from bench import report
 from bench.record import append
 from tests.bench_records import all_cases, cell, fit_record, step_record
 
+pytestmark = pytest.mark.xdist_group("chromium")  # one browser, not one for each worker
 WAIT_S = 40.0
 HOSTILE = (
     "<script>window.pwned=1</script>",

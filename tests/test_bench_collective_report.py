@@ -13,9 +13,9 @@ from bench.collective_bandwidth import (
     algbw_bytes_per_s,
     bus_factor,
     busbw_bytes_per_s,
+    by_node_factor,
     calls_in_block,
     largest_value,
-    node_link_factor,
     size_in_bytes,
     sizes,
 )
@@ -47,9 +47,23 @@ def test_bus_factors_are_those_of_rings(op: str, factors: tuple[float, ...]) -> 
 def test_bandwidths_as_computed_by_hand() -> None:
     assert algbw_bytes_per_s(1_000_000, calls=20, slowest_s=0.5) == 40e6
     assert busbw_bytes_per_s("all_reduce", 4, 40e6) == 60e6
-    assert node_link_factor(nodes=3, ranks=9) == 0.25
     with pytest.raises(ValueError, match="at least 2 ranks"):
         bus_factor("all_reduce", 1)
+
+
+PARTS = {"all_reduce": 2, "all_gather": 1, "reduce_scatter": 1}
+"""How often a rank sends each part of S on, in a ring or combined by node."""
+
+
+@pytest.mark.parametrize("op", PARTS)
+@pytest.mark.parametrize(("nodes", "ranks"), [(2, 2), (2, 8), (3, 9), (4, 32)])
+def test_what_leaves_a_node_is_counted_by_hand(op: str, nodes: int, ranks: int) -> None:
+    # A ring of n ranks passes n - 1 parts of S / n on at each of its edges, one of which leaves the node.
+    ring = PARTS[op] * (ranks - 1) / ranks
+    assert busbw_bytes_per_s(op, ranks, 1.0) == pytest.approx(ring)
+    # Combined by node it is a ring of k nodes, in which the ranks of a node send S between them.
+    by_node = PARTS[op] * (nodes - 1) / nodes
+    assert by_node_factor(nodes, ranks) == pytest.approx(by_node / ring)
 
 
 @pytest.mark.parametrize(
@@ -139,7 +153,15 @@ def test_the_report_says_what_the_slowest_rank_saw() -> None:
     assert fact.value == "all_reduce 0.0041 GB/s busbw"
     assert any("only where the operation runs as a ring" in detail for detail in fact.details)
     (table,) = [table for table in summary.tables if table.title == "Collective operations"]
-    assert "A node's link carries (k-1)/(n-1), 1.00 of busbw with 2 ranks on 2 nodes." in table.note
+    assert "all of it in a flat ring" in table.note
+    assert table.note.endswith("combine first: 1.00 with 2 ranks on 2 nodes.")
+
+
+def test_one_node_and_operations_without_a_ring_say_nothing_of_links_between_nodes() -> None:
+    alone = replace(_record("all_reduce", 64, 1.0), environment={**ENVIRONMENT, "nodes": 1})
+    for record in (alone, _record("broadcast", 64, 1.0)):
+        (table,) = [each for each in summarise([record]).tables if each.title == "Collective operations"]
+        assert "flat ring" not in table.note
 
 
 def test_the_picture_marks_what_ddp_sends() -> None:
@@ -161,6 +183,13 @@ def test_the_picture_marks_what_ddp_sends() -> None:
 def test_gloos_reduce_scatter_is_named_for_what_it_is() -> None:
     confidence = [str(fact) for fact in summarise([_record("reduce_scatter", 64, 1.0)]).facts]
     assert any("its links carry twice what its busbw says" in text for text in confidence)
+
+
+@pytest.mark.parametrize(("ranks", "said"), [(2, False), (3, True)])
+def test_the_copies_of_gloos_broadcast_are_named_where_there_are_several(ranks: int, said: bool) -> None:
+    record = _record("broadcast", 64, 1.0)
+    cell = {**record.cell, "ranks": ranks}
+    assert ("along a tree" in str(summarise([replace(record, cell=cell)]).facts)) == said
 
 
 @pytest.mark.parametrize(("op", "said"), [("send_recv", True), ("all_to_all", True), ("broadcast", False)])

@@ -66,10 +66,11 @@ def texts(drawing: str) -> list[str]:
 
 def test_a_folder_with_every_case_has_all_the_plots_that_people_ask_for() -> None:
     titles = [plot.title for plot in summarise(all_cases()).plots]
+    assert len(titles) == len(set(titles))
     for wanted in (
         *("Throughput of lenet-5", "Efficiency of lenet-5", "Parts of a step of lenet-5", "Memory of lenet-5"),
         *("Bandwidth of float32 on 2 ranks", "Ranks and steps of lenet-5", "Step times of lenet-5"),
-        *("Test accuracy against time", "Inference of lenet-5 on 2 ranks"),
+        *("Step times of lenet-5, phases marked", "Test accuracy against time", "Inference of lenet-5 on 2 ranks"),
     ):
         assert wanted in titles
 

@@ -16,7 +16,7 @@ from bench import report
 from bench.record import FILE_NAME, Record, append
 from bench.section import Table
 from bench.summary import MOST_CAVEATS, MOST_LEADS, MOST_PLOTS, VERDICT_LINES, Summary, summarise
-from bench.text import LONGEST, clean, duration, number, value_text
+from bench.text import LONGEST, clean, duration, number, percent, value_text
 from tests.bench_records import all_cases, cell, find, fit_record, many, step_record, study
 
 HOSTILE = "<script>alert(1)</script>|`rm -rf`\x1b[31m[red]x[/red]$y$\u202e\ud800*b*\nline\x9b2J"
@@ -165,6 +165,10 @@ def test_numbers_have_three_digits_and_unknown_is_not_a_number(value: float | No
 )
 def test_durations_are_for_people(seconds: float | None, text: str) -> None:
     assert duration(seconds) == text
+
+
+def test_a_share_that_rounds_to_zero_has_no_sign() -> None:
+    assert [percent(each) for each in (-0.0004, 0.943, -0.5, None)] == ["0.0 %", "94.3 %", "-50.0 %", "n/a"]
 
 
 # Files

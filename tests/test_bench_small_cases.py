@@ -100,6 +100,17 @@ def test_syncbn_is_compared_round_by_round() -> None:
     assert not any("Few rounds" in str(fact) for fact in summary.facts)
 
 
+def test_syncbn_of_two_launches_is_compared_as_a_whole_and_says_so() -> None:
+    one, other = _pair([0.1, 0.1, 0.2], [0.125, 0.125, 0.25])
+    apart = [replace(each, raw={**each.raw, "launch": name}) for each, name in ((one, "a"), (other, "b"))]
+    (row,) = rows(summarise(apart), "Cost of SyncBatchNorm")
+    assert row["time ratio (95 % interval)"].startswith("1.250 (0.")  # noise of both sides, which pairs would cancel
+    assert row["cost ms"] == "25.0"
+    assert "measured in two launches" in str(summarise(apart))
+    together = [replace(each, raw={**each.raw, "launch": "a"}) for each in (one, other)]
+    assert "two launches" not in str(summarise(together))
+
+
 def test_syncbn_without_its_other_half_has_no_ratio() -> None:
     plain, synced = _pair([0.1, 0.1], [0.2, 0.2])
     failed = replace(synced, status="failed", error="ValueError: lost", raw={})

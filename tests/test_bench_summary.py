@@ -5,12 +5,23 @@ from typing import Any
 
 import pytest
 
+from bench.cases.train_step import StepCell
 from bench.cell import Cell
 from bench.record import Record
 from bench.section import Fact, Section
 from bench.summary import MOST_CAVEATS, VERDICT_LINES, _shared_out, summarise
 from bench.text import clean
-from tests.bench_records import ENVIRONMENT, all_cases, cell, find, fit_record, rows, step_record, study
+from tests.bench_records import (
+    ENVIRONMENT,
+    all_cases,
+    cell,
+    find,
+    fit_record,
+    rows,
+    step_record,
+    study,
+    train_step_record,
+)
 
 
 def test_a_study_is_compared_to_the_single_process_as_computed_by_hand() -> None:
@@ -158,11 +169,20 @@ def test_more_threads_than_cores_and_few_rounds_are_caveats() -> None:
 def test_a_sound_study_has_no_caveats() -> None:
     (fact,) = [fact for fact in summarise(study()[:4]).facts if fact.label == "Confidence"]
     assert (fact.value, fact.warning) == ("no caveats", False)
+    assert fact.details == ("all cells measured, one environment",)  # of rounds only those cases know that check them
+
+
+def test_few_rounds_of_steps_taken_apart_are_a_caveat() -> None:
+    steps = StepCell(model="lenet-5", ranks=2, batch_per_rank=8)
+    assert "few rounds (1, better 6 or more)" in str(summarise([train_step_record(steps, 0.01, rounds=1)]).facts)
+    assert "few rounds" not in str(summarise([train_step_record(steps, 0.01)]).facts)
 
 
 def test_rounds_of_records_made_days_apart_do_not_pair() -> None:
     records = [replace(record, time="2026-01-01T00:00:00+00:00") for record in study()[:4]]
     records[2] = replace(records[2], time="2026-01-05T00:00:00+00:00")
+    for record in records:
+        del record.raw["launch"]  # as of an older program
     assert "1 cell recorded long before or after the base" in str(summarise(records).facts)
 
 

@@ -1,6 +1,7 @@
 """Steps taken apart for real: what ranks record, and that the report finds a sleep that was put into them."""
 
 import gc
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,16 +10,20 @@ import torch
 from matplotlib.figure import Figure
 
 from bench import plots_step
-from bench.cases.train_step import Options, cells
+from bench.cases.train_step import Options, StepCell, cells
 from bench.phases import LOCAL, NO_SYNC, TRAIN, WAIT, Breakdown, read_blocks
 from bench.record import Record, read
 from bench.step_blocks import Subject, measure_steps
+from bench.step_cells import measured
 from bench.summaries.train_step import summarise
+from bench.train_blocks import Subject as WholeSubject
 from ddp.context import DistContext
 from ddp.loop import train_step
 from ddp.mistake import Mistake
 from ddp.syncbn import CpuSyncBatchNorm
-from tests.injected import Injection, found, is_right, measured
+from tests import injected
+from tests.bench_records import train_step_record
+from tests.injected import Injection, found, is_right
 from tests.ranks import run_ranks
 
 BN_MODEL = """
@@ -52,7 +57,7 @@ def test_the_report_names_phase_rank_and_amount_of_a_sleep(
     seen = []
 
     def is_found(attempt: int) -> bool:
-        facts, slept_ms = measured(wanted, tmp_path / str(attempt), rounds=2)
+        facts, slept_ms = injected.measured(wanted, tmp_path / str(attempt), rounds=2)
         seen.append((facts, slept_ms))
         return is_right(wanted, found(wanted, facts), slept_ms)
 
@@ -80,6 +85,7 @@ def test_every_kind_of_block_of_every_cell_is_recorded_and_adds_up(tmp_path: Pat
                 assert 0 < sum(steps_s) <= wall_s
             assert (WAIT in block.phase_s) == (block.arm == TRAIN and block.ranks == 2)
             assert sum(block.of("data", 0)) > 0
+        assert record.raw["launch"] == records[0].raw["launch"]
         warmup = record.raw["warmup"]
         assert (warmup["steps"], warmup["capped"], len(warmup["step_s"])) == (5, True, 5)
         assert record.raw["training_flop_per_sample"] > 0
@@ -115,6 +121,33 @@ def test_marks_change_no_bit_of_training_and_blocks_leave_model_and_weights_as_t
         return same, still, any(isinstance(each, CpuSyncBatchNorm) for each in bare.trainer.module.modules())
 
     assert run_ranks(work, 2) == [(True, True, True)] * 2
+
+
+def test_updates_that_fp16_skips_are_counted_and_told(tmp_path: Path) -> None:
+    wanted = options(tmp_path, amp="fp16")
+
+    def work(ctx: DistContext) -> list[Any]:
+        gc.freeze()
+        found: list[Any] = []
+        for kind in (Subject, WholeSubject):
+            cell = cells(wanted)[1]
+            subject: Any = kind(cell, ctx) if kind is Subject else kind(cell, ctx, alone=True)  # type: ignore[arg-type]
+            subject.trainer.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**80)
+            if kind is Subject:
+                subject.blocks = [{"round": 0, "arm": TRAIN, "samples": 24, **subject.run(TRAIN, 3)} for _ in range(2)]
+            else:
+                subject.warmup, subject.steps = {"steps": 0}, 3
+                subject.measure()
+                subject.measure()
+            found.append(subject.raw())
+        return found
+
+    for raw in run_ranks(work, 2)[0]:
+        assert [block["skipped_steps"] for block in raw["blocks"]] == [3, 3]
+    records = [train_step_record(cell, 0.01) for cell in cells(wanted)]
+    assert not any("fp16" in caveat for caveat in summarise(records).caveats)
+    records[1].raw["blocks"][0]["skipped_steps"] = 2
+    assert any("fp16 skipped 2 updates of the weights" in caveat for caveat in summarise(records).caveats)
 
 
 def test_cells_are_a_base_and_numbers_of_ranks_for_each_batch(tmp_path: Path) -> None:
@@ -174,3 +207,30 @@ def test_memory_is_drawn_against_batches_if_there_are_several() -> None:
     assert [(each.label, each.points) for each in plot.series] == [
         ("one process", ((4.0, 1.0),)), ("2 ranks", ((4.0, 3.0), (8.0, 4.0))),
     ]  # fmt: skip
+
+
+def test_cells_that_differ_have_names_that_do_and_bases_of_their_own_data() -> None:
+    cells = [
+        StepCell(model="m", ranks=ranks, batch_per_rank=4, strategy=kind, sync_bn=sync_bn, data=data, data_dir=folder)
+        for data, folder in (("resident", None), ("folder", "/a"), ("folder", "/b"))
+        for ranks, kind, sync_bn in ((1, "single", False), (2, "ddp", False), (2, "ddp", True))
+    ]
+    found = [measured(train_step_record(cell, 0.01)) for cell in cells]
+    assert len({(each.label, each.name) for each in found}) == len(found) == 9
+    assert [each.name for each in found[:3]] == ["one process, batch 4", "2 ranks, batch 4", "2 ranks, batch 4, SyncBN"]
+    section = summarise([each.record for each in found])
+    titles = [table.title for table in section.tables]
+    assert len(set(titles)) == len(titles)
+    assert len({plot.title for plot in section.plots}) == len(section.plots)
+    stacks = [plot for plot in section.plots if plot.title.startswith("Parts of a step")]
+    assert [[x for x, _ in plot.series[0].points] for plot in stacks] == [[1.0, 2.0]] * 3
+
+
+def test_a_base_of_another_launch_is_a_caveat() -> None:
+    base = train_step_record(StepCell(model="m", ranks=1, batch_per_rank=4, strategy="single"), 0.01)
+    two = train_step_record(StepCell(model="m", ranks=2, batch_per_rank=4), 0.01)
+    words = "m, 2 ranks, batch 4: its base was measured in another launch"
+    assert words not in str(summarise([base, two]).caveats)
+    assert words in str(summarise([base, replace(two, raw=two.raw | {"launch": "another"})]).caveats)
+    old = [replace(each, raw={**each.raw, "launch": None}) for each in (base, two)]
+    assert words not in str(summarise(old).caveats)

@@ -1,12 +1,15 @@
 """`ringmark batch-size`: which sizes are tried, and that the largest that fits is found with ranks that run out."""
 
 import resource
+import shlex
 import subprocess
 import sys
 
 import pytest
 
+from bench.cases import scaling
 from bench.record import read
+from launch.argv import parse
 from launch.batch_search import largest
 from tests.launches import ROOT, environment, left_behind, temporary_folder
 
@@ -77,14 +80,19 @@ def test_the_largest_batch_is_found_although_one_rank_runs_out_of_memory_while_t
     assert code == 0, err
     assert records == [(4, "ok"), (8, "oom"), (6, "oom")]
     assert "4 samples per rank fit, 8 on 2 ranks together" in out
+    *_, following = out.splitlines()
+    words = shlex.split(following)
+    assert words[:4] == ["next", "ringmark", "bench", "scaling"]
+    again = parse(scaling.Options, words[4:], prog="next", description="")
+    assert (again.ranks, again.batch_size, again.scaling, again.device) == ((2,), 4, "weak", "cpu")
     assert "DefaultCPUAllocator: can't allocate" in out
 
 
 def test_a_rank_that_never_comes_back_is_one_that_does_not_fit() -> None:
-    code, out, err, records = search(2, "time.sleep(1000)", "--first", "3", "--deadline-s", "15", "--most", "5")
+    code, out, err, records = search(2, "time.sleep(1000)", "--first", "3", "--deadline-s", "20", "--most", "5")
     assert code == 0, err
     assert records == [(3, "failed"), (1, "ok")]
-    assert "not done after its deadline of 15 s" in out
+    assert "not done after its deadline of 20 s" in out
 
 
 def test_an_error_that_has_nothing_to_do_with_memory_ends_the_search() -> None:

@@ -13,8 +13,10 @@ from bench.compare import comparison
 from bench.record import read
 from launch.argv import UsageError
 from launch.arm import Arm, ArmLost
-from launch.compare import check, exit_code, run, steps_of_a_block
-from launch.compare import read as read_argv
+from launch.compare import exit_code, run, steps_of_a_block
+from launch.compare_argv import check
+from launch.compare_argv import read as read_argv
+from launch.reporter import SOCKET
 from tests.forked_arm import ForkedArm
 from tests.launches import environment, left_behind, processes_of, temporary_folder
 from tests.spin import spinning
@@ -167,6 +169,17 @@ def test_an_arm_that_is_lost_ends_the_comparison_with_a_record_of_why(tmp_path: 
     assert "broken.py:net" in str(record.error)
 
 
+def test_an_arm_that_died_while_the_other_worked_is_lost_and_leaves_nothing(tmp_path: Path) -> None:
+    words = [*spinning(tmp_path, 0).split(), "--batch-size", "4", "--device", "cpu"]
+    with ForkedArm(words, 1, ROOT) as arm:
+        arm.ready(60)
+        arm._process.kill()
+        arm._process.wait(20)
+        with pytest.raises(ArmLost, match="ended with exit code 137"):
+            arm.ask(3, 20)
+    assert not arm._folder.exists()
+
+
 def test_the_self_test_that_fails_ends_with_3_and_b_is_not_measured(tmp_path: Path) -> None:
     (tmp_path / "noisy.py").write_text(NOISY)
     arm = f"--model {tmp_path}/noisy.py:net"
@@ -186,7 +199,8 @@ def _name(pid: int) -> str:
         return ""
 
 
-def test_nothing_is_left_of_a_comparison_that_is_killed() -> None:
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGHUP])
+def test_nothing_is_left_of_a_comparison_that_is_ended(number: signal.Signals) -> None:
     folder = temporary_folder()
     options = ("--block-s", "1", "--out", "out", "--", "--batch-size", "4")
     process = start(folder, spinning(folder, 0), spinning(folder, 1), *options)
@@ -194,10 +208,12 @@ def test_nothing_is_left_of_a_comparison_that_is_killed() -> None:
     while sum(_name(pid).startswith("rank") for pid in processes_of(folder)) < 2:
         assert time.monotonic() < deadline
         time.sleep(0.1)
-    process.send_signal(signal.SIGKILL)
+    process.send_signal(number)
     process.communicate(timeout=60)
-    for arm in folder.glob("ringmark-arm-*"):  # a folder is what nobody can remove who is killed
-        (arm / "socket").unlink()
+    arms = list(folder.glob("ringmark-arm-*"))
+    assert len(arms) == (2 if number == signal.SIGKILL else 0)  # a folder is what nobody can remove who is killed
+    for arm in arms:
+        (arm / SOCKET).unlink()
         arm.rmdir()
     assert left_behind(folder, 15) == []
 
@@ -216,11 +232,25 @@ def test_nothing_is_left_of_a_comparison_that_is_killed() -> None:
         (["--model 'mlp", ""], "close the quotes"),
         (["", "--model mpl"], "did you mean mlp"),
         (["", "", "--", "--global-batch-size", "5", "--ranks", "2"], "a global batch that 2 ranks can share"),
+        (["--workers 0", "--workers 8 --epochs 3"], "got --epochs, --workers, which change nothing"),
+        (["", "--lr 0.2 --mixup 0.1"], "got --lr, --mixup, which change nothing"),
     ],
 )
 def test_a_mistake_is_one_sentence(argv: list[str], expected: str) -> None:
     with pytest.raises((UsageError, ValueError), match=expected):
         check(read_argv(argv))
+
+
+def test_options_that_a_comparison_does_not_use_are_named() -> None:
+    common = ("--", "--data", "digits", "--epochs", "3", "--momentum", "0.8", "--model", "mlp")
+    assert check(read_argv(["", "--amp bf16", *common])) == ["--data", "--epochs"]
+    assert check(read_argv(["--commits", "HEAD", "HEAD", *common, "--data-dir", "x"])) == [
+        "--data",
+        "--data-dir",
+        "--epochs",
+    ]
+    assert check(read_argv(["--commits", "HEAD", "HEAD", "--", "--of-another-commit"])) == []
+    assert check(read_argv(["--momentum 0.5", "--momentum 0.9"])) == []
 
 
 def test_ranks_are_taken_out_of_the_common_options() -> None:

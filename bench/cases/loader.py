@@ -1,7 +1,8 @@
 """Images per second of the input path alone: ringmark's against torchvision's ImageFolder and DataLoader.
 
 Every pipeline gives the same thing: batches of randomly cropped, randomly flipped, normalised float images of a folder.
-They take turns in one process; loader processes are started before the first measured block and stay alive.
+They take turns in one process, all of them on the CPU, also on a machine with GPUs; loader processes are started before
+the first measured block and stay alive, and what they make while others are timed is thrown away.
 """
 
 from dataclasses import asdict, dataclass
@@ -47,6 +48,9 @@ class Options(BenchOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        require(
+            self.device != "cuda", "--device auto or cpu, where all pipelines make their batches", "cuda", "omit it"
+        )
         require(self.batch_size >= 1, "--batch-size of at least 1", self.batch_size, "try 128")
         images = imagefolder.count(InputConfig(data="imagefolder", data_dir=self.data_dir))
         require(

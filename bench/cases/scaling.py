@@ -35,6 +35,8 @@ class Options(BenchOptions):
     """Mixed precision by torch.amp."""
     channels_last: bool = False
     """Keep images and weights in NHWC order."""
+    warmup_steps: int = 5
+    """Steps before the first measured one, at least 3; more follow until step times settle, see docs/records.md."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

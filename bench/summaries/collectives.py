@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from itertools import groupby
 from typing import Any
 
-from bench.collective_bandwidth import OPS, algbw_bytes_per_s, bus_factor, busbw_bytes_per_s, node_link_factor
+from bench.collective_bandwidth import OPS, algbw_bytes_per_s, bus_factor, busbw_bytes_per_s, by_node_factor
 from bench.plots_collectives import Curve, busbw_plot
 from bench.record import Record
 from bench.section import Fact, Plot, Section, Table
@@ -41,6 +41,16 @@ TWICE = (
 BY_TURNS = (
     "Between two ranks gloo sends large messages one way at a time: send_recv, all_to_all and all_gather reach half to "
     "two thirds of a link that carries both ways at once."
+)
+AS_A_TREE = (
+    "gloo broadcasts along a tree, whose root sends a copy to each of its children: with 3 or 4 ranks its link carries "
+    "twice what busbw says, and more with more."
+)
+COMBINED = ("all_reduce", "all_gather", "reduce_scatter")
+BETWEEN_NODES = (
+    "What a node's network link carries of the busbw of all_reduce, all_gather and reduce_scatter: all of it in a flat "
+    "ring, as gloo's all_reduce is, which enters and leaves each node once; g(k-1)/(n-1) of it if the g ranks of each "
+    "of k nodes combine first: "
 )
 EXCHANGES = ("send_recv", "all_to_all", "all_gather")
 FEW_CALLS = 20
@@ -107,16 +117,18 @@ def _order(record: Record) -> tuple[str, ...]:
 
 
 def _nodes_note(records: Sequence[Record]) -> str:
-    """How busbw becomes what a node's network link carries, where there are several nodes."""
+    """What busbw means for the network link of a node, where there are several nodes."""
     shapes = {
-        (record.environment.get("nodes") or 1, record.cell["ranks"]) for record in records if record.status == "ok"
+        (record.environment.get("nodes") or 1, record.cell["ranks"])
+        for record in records
+        if record.status == "ok" and record.cell["op"] in COMBINED
     }
     words = [
-        f"{number(node_link_factor(nodes, ranks))} of busbw with {ranks} ranks on {nodes} nodes"
+        f"{number(by_node_factor(nodes, ranks))} with {ranks} ranks on {nodes} nodes"
         for nodes, ranks in sorted(shapes)
         if nodes > 1
     ]
-    return f" A node's link carries (k-1)/(n-1), {'; '.join(words)}." if words else ""
+    return f" {BETWEEN_NODES}{'; '.join(words)}." if words else ""
 
 
 def _fact(records: Sequence[Record]) -> Fact:
@@ -173,6 +185,8 @@ def _caveats(records: Sequence[Record]) -> list[str]:
     by_gloo = [record.cell for record in measured if record.environment.get("backend") == "gloo"]
     if any(cell["op"] == "reduce_scatter" for cell in by_gloo):
         found.append(TWICE)
+    if any(cell["op"] == "broadcast" and cell["ranks"] > 2 for cell in by_gloo):
+        found.append(AS_A_TREE)
     if any(cell["op"] in EXCHANGES and cell["ranks"] == 2 for cell in by_gloo):
         found.append(BY_TURNS)
     if few := sum(len(_calls_s(record)) < FEW_CALLS for record in measured):

@@ -6,17 +6,18 @@ from statistics import median
 from typing import Any
 
 from bench.compare import Comparison, comparison
-from bench.paired import LogInterval, spikes
+from bench.intervals import LogInterval
+from bench.paired import spikes
 from bench.record import Record
 from bench.section import Fact, Plot, Section, Series, Table
 from bench.stats import nearest_rank
 from bench.text import NA, number, value_text
 
 VERDICT_COLUMNS = (
-    "A", "B", "verdict", "time of B / A", "interval", "pairs", "width", "A and B against themselves", "status",
+    "A", "B", "verdict", "time per sample, B / A", "interval", "pairs", "width", "A and B against themselves", "status",
 )  # fmt: skip
 ARM_COLUMNS = (
-    "arm", "steps", "step p50 ms", "p95 ms", "min ms", "spikes of all ranks / of some", "contended blocks", "load",
+    "arm", "steps", "step p50 ms", "p95 ms", "min ms", "spikes", "contended blocks", "load",
 )  # fmt: skip
 
 
@@ -71,8 +72,7 @@ def _arms(found: Comparison) -> Table:
     for arm, name in zip("AB", found.names, strict=True):
         blocks = found.of(arm)
         steps_ms = [1e3 * max(ranks) for block in blocks for ranks in zip(*block.step_s, strict=True)]
-        late = [spikes(block.step_s) for block in blocks]
-        known = [bool(block.doubts) for block in blocks if block.guards]
+        known = [bool(block.doubts) for block in blocks if block.is_watched]
         loads = [load for block in blocks if isinstance(load := block.guards.get("load_1m"), int | float)]
         rows.append(
             (
@@ -80,7 +80,7 @@ def _arms(found: Comparison) -> Table:
                 f"{len(steps_ms):,}",
                 *(number(nearest_rank(steps_ms, share)) for share in (50, 95)),
                 number(min(steps_ms)),
-                f"{sum(each for each, _ in late)} / {sum(each for _, each in late)}",
+                str(sum(spikes(block.step_s) for block in blocks)),
                 f"{sum(known)} of {len(known)}" if known else NA,
                 number(median(loads)) if loads else NA,
             )
@@ -99,7 +99,7 @@ def _plot(found: Comparison) -> Plot:
     edges = ((ratios[0][0], 1 + found.margin), (ratios[-1][0], 1 + found.margin)) if ratios else ()
     series.append(Series(label=f"margin, +{100 * found.margin:g} %", points=edges, kind="ideal"))
     title = f"Pairs of {found.names[0] or 'no options'} and {found.names[1] or 'no options'}"
-    return Plot(title=title, x_label="pair", y_label="time of B / A", series=tuple(series))
+    return Plot(title=title, x_label="pair", y_label="time per sample, B / A", series=tuple(series))
 
 
 def _caveats(found: Comparison) -> list[str]:

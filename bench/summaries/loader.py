@@ -10,6 +10,11 @@ from bench.stats import Block, paired_ratios, throughput_per_round, throughput_p
 from bench.text import NA, duration, number, value_text
 
 OURS = "ringmark"
+NOTE = (
+    "Pipelines take turns in one process of one thread, loader processes apart. The first batch of ringmark's comes "
+    "after all images were decoded, once."
+)
+ON_CPU = " All of them make their batches on the CPU."
 
 
 def summarise(records: Sequence[Record]) -> Section:
@@ -27,8 +32,7 @@ def summarise(records: Sequence[Record]) -> Section:
                 title=f"Input pipelines, images of {size}x{size} pixels, batches of {batch}",
                 columns=("pipeline", "images/s", "ringmark is faster by", "all rounds", "first batch after", "status"),
                 rows=tuple(rows),
-                note="Pipelines take turns in one process of one thread, loader processes apart. "
-                "The first batch of ringmark's comes after all images were decoded, once.",
+                note=NOTE + (ON_CPU if {each.environment.get("device") for each in measured} == {"cpu"} else ""),
             )
         )
         if ours is not None:

@@ -1,21 +1,16 @@
 """Timed training steps: throughput, weak and strong scaling against a single process, step times."""
 
-from collections.abc import Iterable, Sequence
-from datetime import datetime
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from bench.record import Record
 from bench.scaling import Measured, Study, studies
+from bench.scaling_doubts import caveats, named
 from bench.scaling_plots import plots
 from bench.section import Fact, Section, Table
 from bench.stats import nearest_rank, slowest_steps_s
 from bench.text import NA, count, gibibytes, number, percent, percent_range, plural, value_text
 
-ENOUGH_ROUNDS = 6
-"""Below this, an interval says little; our simulation of drifting machines found 8 pairs enough to see 2 %."""
-ENOUGH_STEPS = 20
-ENOUGH_S = 2.0
-"""A block should have this many steps or seconds."""
 VERDICTS = 3
 """Studies with lines of their own in the verdict; the others are in the tables."""
 COLUMNS = (
@@ -108,13 +103,17 @@ def _efficiency_text(study: Study, cell: Measured) -> str:
 
 
 def _table(study: Study) -> Table:
-    memory = any(_memory_bytes(cell) is not None for cell in study.cells)
-    columns = (*COLUMNS[:-1], "peak memory", COLUMNS[-1]) if memory else COLUMNS
-    rows = tuple(_row(study, cell, memory) for cell in study.cells)
+    extra: dict[str, Callable[[Measured], str]] = {}
+    if any(_memory_bytes(cell) is not None for cell in study.cells):
+        extra["peak memory"] = lambda cell: gibibytes(_memory_bytes(cell))
+    if any(cell.contended is not None for cell in study.measured):
+        extra["contended blocks"] = _contended_text
+    rows = tuple(_row(study, cell, [text(cell) for text in extra.values()]) for cell in study.cells)
+    columns = (*COLUMNS[:-1], *extra, COLUMNS[-1])
     return Table(title=f"Scaling of {study.label}", columns=columns, rows=rows, note=_note(study))
 
 
-def _row(study: Study, cell: Measured, memory: bool) -> tuple[str, ...]:
+def _row(study: Study, cell: Measured, extra: Sequence[str]) -> tuple[str, ...]:
     one_rank = study.one_rank(cell)
     rate_per_s = cell.rate_per_s
     return (
@@ -128,7 +127,7 @@ def _row(study: Study, cell: Measured, memory: bool) -> tuple[str, ...]:
         "base" if cell is study.base else _efficiency_text(study, cell),
         "base" if cell is one_rank else "-" if cell.is_base else percent(study.efficiency(cell, one_rank)),
         _step_text(cell),
-        *([gibibytes(_memory_bytes(cell))] if memory else []),
+        *extra,
         cell.status if cell.status == "ok" else f"{cell.status}: {value_text(cell.error)}",
     )
 
@@ -143,6 +142,10 @@ def _memory_bytes(cell: Measured) -> float | None:
     peaks = cell.record.raw.get("peak_memory_bytes")
     known = [peak for peak in peaks if isinstance(peak, int | float)] if isinstance(peaks, list) else []
     return max(known, default=None)
+
+
+def _contended_text(cell: Measured) -> str:
+    return NA if cell.contended is None else f"{sum(map(bool, cell.contended))} of {len(cell.contended)}"
 
 
 def _span(values: Iterable[int]) -> str:
@@ -168,8 +171,16 @@ def _note(study: Study) -> str:
         sentences.append(f"Parameters: {_span(sizes) if sizes else NA}.")
     sentences.append(
         "samples/s is all samples over the sum of the slowest rank's times. A step takes as long as its slowest rank. "
-        "Intervals are 95 % t-intervals over rounds, each cell paired with the base in the same round."
+        "Intervals are of 95 %, over rounds (Student's t below 10 of them, else bootstrapped), each cell paired "
+        "with the base in the same round."
     )
+    if study.unpaired:
+        sentences.append(
+            f"Not so {named(study.unpaired)}, measured apart from the base: there rounds do not pair, and the interval "
+            "is of two sides by themselves (Welch's t below 10 rounds of either, else both bootstrapped)."
+        )
+    if any(any(cell.contended or ()) for cell in cells):
+        sentences.append("Contended blocks, in which something else used the machine, stay in all numbers.")
     return " ".join(sentences)
 
 
@@ -180,52 +191,9 @@ def _named_caveats(found: list[Study]) -> list[str]:
     """The caveats of all studies, each once, with the studies that it holds for if there are several."""
     labels: dict[str, list[str]] = {}
     for study in found:
-        for caveat in _caveats(study):
+        for caveat in caveats(study):
             labels.setdefault(caveat, []).append(study.label)
     return list(labels) if len(found) == 1 else [f"{text} This is so for {'; '.join(labels[text])}." for text in labels]
-
-
-def _caveats(study: Study) -> list[str]:
-    cells = study.measured
-    found: list[str] = []
-    if not cells:
-        return []
-    if study.base is None or not study.base.blocks:
-        found.append("No measured single process without DDP, so there is no efficiency.")
-    if (rounds := min(cell.rounds for cell in cells)) < ENOUGH_ROUNDS:
-        found.append(f"Few rounds ({rounds}, better {ENOUGH_ROUNDS} or more), so intervals are wide or missing.")
-    blocks = [block for cell in cells for block in cell.blocks]
-    if any(max(block.wall_s) < ENOUGH_S and len(block.step_s[0]) < ENOUGH_STEPS for block in blocks):
-        found.append(f"Short blocks (below {ENOUGH_STEPS} steps and {ENOUGH_S:g} s), so noise weighs more.")
-    if min(len(slowest_steps_s(cell.blocks)) for cell in cells) < ENOUGH_STEPS:
-        found.append(f"Fewer than {ENOUGH_STEPS} steps in a cell, so its p95 is its slowest step.")
-    if outside := sum(_is_outside(study, cell) for cell in cells):
-        found.append(f"{plural(outside, 'efficiency value')} outside the interval: a few rounds were far slower.")
-    if apart := sum(_is_apart(study, cell) for cell in cells):
-        found.append(f"{plural(apart, 'cell')} recorded long before or after the base, so rounds do not pair.")
-    if unreadable := sum(cell.status == "unreadable" for cell in study.cells):
-        found.append(f"{plural(unreadable, 'cell')} with numbers that cannot be used.")
-    return found
-
-
-def _is_outside(study: Study, cell: Measured) -> bool:
-    value, interval = study.efficiency(cell, study.base), study.interval(cell)
-    if value is None or interval is None:
-        return False
-    return not interval.low * (1 - 1e-9) <= value <= interval.high * (1 + 1e-9)
-
-
-def _is_apart(study: Study, cell: Measured) -> bool:
-    """True if the two records were made further apart than interleaved measuring of the whole study can explain."""
-    if study.base is None or cell is study.base:
-        return False
-    try:
-        first, second = (datetime.fromisoformat(each.record.time) for each in (study.base, cell))
-        gap_s = abs((first - second).total_seconds())
-    except (TypeError, ValueError):
-        return False
-    measured_s = sum(max(block.wall_s) for each in study.cells for block in each.blocks)
-    return gap_s > 600 + 2 * measured_s
 
 
 # For the CSV file
@@ -249,4 +217,5 @@ def _numbers(study: Study, cell: Measured) -> dict[str, Any]:
         "step_max_s": max(steps_s),
         "steps": len(steps_s),
         "rounds": cell.rounds,
+        "contended_blocks": None if cell.contended is None else sum(map(bool, cell.contended)),
     }

@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from statistics import median
 from typing import Any
 
+from bench.launch_id import launch_of
 from bench.record import Record
 from bench.section import Fact, Section, Table
-from bench.stats import paired_ratios, ratio_interval
+from bench.stats import ENOUGH_ROUNDS, paired_ratios, ratio_interval, unpaired_interval
 from bench.text import NA, number, percent, plural, value_text
 
 COLUMNS = (
@@ -25,7 +26,6 @@ NOTE = (
     "mean over rounds of SyncBatchNorm's median step over BatchNorm's of the same round, which took turns in the same "
     "processes; above 1 SyncBatchNorm is slower."
 )
-ENOUGH_ROUNDS = 6
 
 
 def summarise(records: Sequence[Record]) -> Section:
@@ -61,23 +61,30 @@ def _compared(pair: dict[bool, Record]) -> tuple[tuple[str, ...], Fact | None, s
     if not (steps.get(False) and steps.get(True)):
         failed = [f"{record.status}: {value_text(record.error)}" for record in pair.values() if record.status != "ok"]
         return (*names, *ms, NA, NA, NA, "; ".join(failed) or "only one of the two was measured"), None, ""
-    ratios = paired_ratios(steps[True], steps[False])
-    costs_ms = [1e3 * (steps[True][each] - steps[False][each]) for each in steps[True].keys() & steps[False].keys()]
-    interval = ratio_interval(ratios)
+    shared = sorted(steps[True].keys() & steps[False].keys())
+    costs_ms = [1e3 * (steps[True][each] - steps[False][each]) for each in shared]
+    interval, count = ratio_interval(paired_ratios(steps[True], steps[False])), len(shared)
+    caveats = []
+    if len({launch_of(record) for record in pair.values()}) > 1:  # rounds with one number were not neighbours
+        both = [list(steps[kind].values()) for kind in (True, False)]
+        costs_ms = [1e3 * (median(both[0]) - median(both[1]))]
+        interval, count = unpaired_interval(*both), min(map(len, both))
+        caveats.append(f"SyncBatchNorm and BatchNorm of {names[0]} were measured in two launches: drift may be in it.")
     if interval is None:
         ratio, value = NA, NA
     else:
         ratio = f"{interval.mean:.3f} ({interval.low:.3f} to {interval.high:.3f})"
         value = f"{percent(interval.mean - 1)} of a step ({percent(interval.low - 1)} to {percent(interval.high - 1)})"
     cost = number(median(costs_ms)) if costs_ms else NA
-    row = (*names, *ms, cost, ratio, str(len(ratios)), "ok")
+    row = (*names, *ms, cost, ratio, str(count), "ok")
     details = (
         f"{names[0]}, {names[1]} ranks, batch {names[2]} per rank",
         f"{cost} ms per step",
-        plural(len(ratios), "round"),
+        plural(count, "round"),
     )
-    few = f"Few rounds ({len(ratios)}, better {ENOUGH_ROUNDS} or more) behind the cost of SyncBatchNorm."
-    return row, Fact(label="SyncBatchNorm", value=value, details=details), few if len(ratios) < ENOUGH_ROUNDS else ""
+    if count < ENOUGH_ROUNDS:
+        caveats.append(f"Few rounds ({count}, better {ENOUGH_ROUNDS} or more) behind the cost of SyncBatchNorm.")
+    return row, Fact(label="SyncBatchNorm", value=value, details=details), " ".join(caveats)
 
 
 def numbers(records: Sequence[Record]) -> list[dict[str, Any]]:

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from bench import plots_step
-from bench.attribution import ENOUGH, MEANINGS, Attribution, attribute
+from bench.launch_id import launch_of
+from bench.losses import Loss, bases_of, loss_tables, losses_of
 from bench.peaks import mfu
 from bench.phases import (
     LOCAL,
@@ -20,11 +21,11 @@ from bench.phases import (
 )
 from bench.record import Record
 from bench.section import Fact, Plot, Section, Table
-from bench.step_cells import Measured, contended, joule_per_sample, measured, peak, rate_per_s, utilisation
-from bench.text import NA, number, percent, plural, value_text
+from bench.stats import ENOUGH_ROUNDS
+from bench.step_cells import Measured, contended, joule_per_sample, measured, peak, rate_per_s, utilisation, watched
+from bench.text import NA, milliseconds, number, percent, plural, value_text
+from bench.timed_blocks import skipped_steps
 
-MOST_LOSSES = 20
-"""Cells of a study whose lost efficiency has a table of its own; the others have a row each."""
 PARTS = ("data", "h2d", "forward", "backward", "optimizer")
 STEP_COLUMNS = (
     *("cell", "rank", "step p50 ms", "p95", "p99", "max", "steps"),
@@ -57,41 +58,24 @@ def summarise(records: Sequence[Record]) -> Section:
     facts, tables, plots, caveats = [], [], [], []
     for label, cells in studies.items():
         good = [cell for cell in cells if cell.blocks]
-        losses = [(cell, loss) for cell in good for loss in _losses(cell, good)]
+        losses = [loss for cell in good for loss in losses_of(cell, good)]
         rows = tuple(row for cell in cells for row in _step_rows(cell))
         tables.append(Table(title=f"Steps of {label}", columns=STEP_COLUMNS, rows=rows, note=STEP_NOTE))
-        tables += [_loss_table(cell, loss) for cell, loss in losses[:MOST_LOSSES]]
-        if others := tuple((cell.name, percent(loss.efficiency), loss.sentence) for cell, loss in losses[MOST_LOSSES:]):
-            title = f"Where the efficiency went: {label}, other cells"
-            tables.append(Table(title=title, columns=("cell", "efficiency", "in one sentence"), rows=others))
+        tables += loss_tables(label, losses)
         if good:
             costs = tuple(_cost_row(cell) for cell in good)
             tables.append(Table(title=f"Cost of {label}", columns=COST_COLUMNS, rows=costs, note=COST_NOTE))
             top = max(good, key=lambda cell: (cell.ranks, not cell.is_base))
-            facts += _facts(top, {id(cell): loss for cell, loss in reversed(losses)}.get(id(top)))
+            facts += _facts(top, next((loss for loss in losses if loss.cell is top), None))
             plots += _plots(label, good)
             caveats += _caveats(label, good, losses)
     return Section(facts=tuple(facts), tables=tuple(tables), plots=tuple(plots), caveats=tuple(caveats))
 
 
-def _losses(cell: Measured, cells: Sequence[Measured]) -> list[Attribution]:
-    """Against one process with the same batch per rank, and against one with the batch of all ranks."""
-    if cell.is_base:
-        return []
-    bases = [
-        each
-        for batch in dict.fromkeys((cell.batch, cell.ranks * cell.batch))
-        for each in cells
-        if each.is_base and each.batch == batch
-    ]
-    found = [attribute(base.blocks, cell.blocks) for base in bases]
-    return [loss for loss in found if loss is not None]
-
-
 # The verdict
 
 
-def _facts(cell: Measured, loss: Attribution | None) -> list[Fact]:
+def _facts(cell: Measured, loss: Loss | None) -> list[Fact]:
     whole = breakdown(cell.blocks)
     names = {**{WORDS[name]: value for name, value in whole.parts_s.items()}}
     if whole.exposed_s is not None:
@@ -110,10 +94,8 @@ def _facts(cell: Measured, loss: Attribution | None) -> list[Fact]:
             Fact(label="Straggler", value="none", details=(cell.label, "no rank is late by more than 3 % of a step"))
         )
     if loss is not None:
-        value = percent(loss.efficiency)
-        facts.append(
-            Fact(label="Where it went", value=value, details=(f"{loss.kind} scaling of {cell.label}", loss.sentence))
-        )
+        told = (f"{loss.whole.kind} scaling of {cell.label}", loss.sentence)
+        facts.append(Fact(label="Where it went", value=percent(loss.whole.efficiency), details=told))
     facts.append(Fact(label="MFU", value=percent(utilisation(cell)), details=(cell.label, _mfu_words(cell))))
     return facts
 
@@ -124,10 +106,6 @@ def _mfu_words(cell: Measured) -> str:
 
 
 # The tables
-
-
-def _ms(seconds: float | None) -> str:
-    return NA if seconds is None else number(1e3 * seconds)
 
 
 def _step_rows(cell: Measured) -> list[tuple[str, ...]]:
@@ -142,9 +120,14 @@ def _step_rows(cell: Measured) -> list[tuple[str, ...]]:
         size = None if not peaks else max(peaks) if rank is None else peaks[rank]
         rows.append(
             (
-                *(cell.name, "slowest" if rank is None else str(rank), *(_ms(value) for value in times), f"{count:,}"),
+                *(
+                    cell.name,
+                    "slowest" if rank is None else str(rank),
+                    *(milliseconds(value) for value in times),
+                    f"{count:,}",
+                ),
                 *_parts(found),
-                _ms(None if late is None else max(late) if rank is None else late[rank]),
+                milliseconds(None if late is None else max(late) if rank is None else late[rank]),
                 number(None if size is None else size / 2**20),
                 "ok",
             )
@@ -153,26 +136,8 @@ def _step_rows(cell: Measured) -> list[tuple[str, ...]]:
 
 
 def _parts(found: Breakdown) -> list[str]:
-    parts = [_ms(found.parts_s[name]) for name in PARTS]
-    return [*parts[:-1], _ms(found.exposed_s), parts[-1], _ms(found.rest_s)]
-
-
-def _loss_table(cell: Measured, loss: Attribution) -> Table:
-    rows = [
-        (
-            part.name,
-            _ms(round(part.seconds, 9)),  # what arithmetic leaves of nothing is nothing
-            percent(part.seconds / loss.step_s),
-            percent(part.seconds / loss.loss_s) if abs(loss.loss_s) > ENOUGH * loss.step_s else NA,
-            MEANINGS[part.name],
-        )
-        for part in loss.parts
-    ]
-    whole = f"base {_ms(loss.base_step_s)} ms, now {_ms(loss.step_s)} ms: all time over all steps"
-    rows.append(("sum", _ms(loss.loss_s), percent(loss.loss_s / loss.step_s), "100.0 %", whole))
-    columns = ("part", "ms per step", "of the step", "of the loss", "how it is measured")
-    title = f"Where the efficiency went: {cell.label}, {cell.name}, {loss.kind} scaling"
-    return Table(title=title, columns=columns, rows=tuple(rows), note=loss.sentence)
+    parts = [milliseconds(found.parts_s[name]) for name in PARTS]
+    return [*parts[:-1], milliseconds(found.exposed_s), parts[-1], milliseconds(found.rest_s)]
 
 
 def _cost_row(cell: Measured) -> tuple[str, ...]:
@@ -183,22 +148,24 @@ def _cost_row(cell: Measured) -> tuple[str, ...]:
     warmup = raw.get("warmup") or {}
     kinds = [kind for block in of_arm(cell.blocks, TRAIN) for kind in spikes(block)]
     told = [f"{kinds.count(kind)} {kind}" for kind in dict.fromkeys(kinds)]
-    doubts = contended(cell)
+    known = watched(cell)
     return (
         *(cell.name, number(rate), number(None if flop is None else flop / 1e9)),
         number(None if flop is None else flop * rate / cell.ranks / 1e12),
         *(percent(utilisation(cell)), percent(mfu(flop, rate, cell.ranks, ceiling)), number(joule_per_sample(cell))),
         f"{value_text(warmup.get('steps'))}{' (cap, not settled)' if warmup.get('capped') else ''}",
         ", ".join(told) or "0",
-        f"{len(doubts)} of {len(cell.blocks)}",
+        f"{len(contended(cell))} of {known}" if known else NA,
     )
 
 
 # Reasons for doubt, and pictures
 
 
-def _caveats(label: str, cells: Sequence[Measured], losses: Sequence[tuple[Measured, Attribution]]) -> list[str]:
+def _caveats(label: str, cells: Sequence[Measured], losses: Sequence[Loss]) -> list[str]:
     found = []
+    if (rounds := min(len({block.round for block in cell.blocks}) for cell in cells)) < ENOUGH_ROUNDS:
+        found.append(f"{label}: few rounds ({rounds}, better {ENOUGH_ROUNDS} or more) behind the parts of a step.")
     for cell in cells:
         name = f"{label}, {cell.name}"
         if doubts := contended(cell):
@@ -206,23 +173,22 @@ def _caveats(label: str, cells: Sequence[Measured], losses: Sequence[tuple[Measu
             found.append(f"{name}: {len(doubts)} of {plural(len(cell.blocks), 'block')} contended ({reasons[0]}, ...).")
         if (cell.record.raw.get("warmup") or {}).get("capped"):
             found.append(f"{name}: step times had not settled when warming up ended.")
+        if skipped := skipped_steps(cell.record):
+            found.append(f"{name}: fp16 skipped {plural(skipped, 'update')} of the weights, whose time the parts lack.")
         if of_arm(cell.blocks, LOCAL):
             found.append(f"{name}: with SyncBN ranks meet in every layer, so phases contain waits for others.")
-    for cell, loss in losses:
-        if abs(loss.unexplained_s) > ENOUGH * loss.step_s:
-            share = percent(abs(loss.unexplained_s) / loss.step_s)
-            found.append(f"{label}, {cell.name}: {share} of a step stays unexplained, spikes or drift.")
-    return found
+        if any(launch_of(base.record) != launch_of(cell.record) for base in bases_of(cell, cells)):
+            found.append(f"{name}: its base was measured in another launch, so drift in between may be in the loss.")
+    return found + [f"{label}, {loss.cell.name}: {loss.whole.doubt}." for loss in losses if loss.whole.doubt]
 
 
 def _plots(label: str, cells: Sequence[Measured]) -> list[Plot]:
+    """Of one setting of SyncBN, that of the cell with the most ranks: the others are in the tables."""
     top = max(cells, key=lambda cell: cell.ranks)
-    shown = [cell for cell in cells if cell.batch == top.batch and (cell.is_base or cell.ranks > 1)]
-    ordered = sorted(shown, key=lambda cell: cell.ranks)
+    alike = [cell for cell in cells if cell.is_base or (cell.ranks > 1 and cell.sync_bn == top.sync_bn)]
+    ordered = sorted((cell for cell in alike if cell.batch == top.batch), key=lambda cell: cell.ranks)
     peaks = [
-        (cell.ranks, cell.batch, max(sizes))
-        for cell in cells
-        if (sizes := cell.record.raw.get("peak_memory_bytes")) and (cell.is_base or cell.ranks > 1)
+        (cell.ranks, cell.batch, max(sizes)) for cell in alike if (sizes := cell.record.raw.get("peak_memory_bytes"))
     ]
     memory = plots_step.memory(label, peaks)
     return [
