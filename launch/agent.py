@@ -28,6 +28,7 @@ from launch.torchrun_argv import TorchrunLine, split
 if TYPE_CHECKING:
     from launch.events import RankEnd
     from launch.rendezvous import Company
+    from launch.verdict import Verdict
     from launch.watch import Outcome, Watch
     from launch.witness import Life, Witness
 
@@ -38,7 +39,6 @@ GRACE_S = 30.0
 STOP = "stop"
 """A file of this name beside the verdict asks the ranks to save and stop."""
 STOP_POLL_S = 0.5
-RESTARTS = "verdict-restart-*.json"
 
 
 def why_plain(line: TorchrunLine, environ: Mapping[str, str]) -> str | None:
@@ -106,10 +106,16 @@ class Launcher:
         if self.verdict_dir is None or self.company is not None:  # the head of a job looks for the file itself
             return run_engine(self)
         file = self.verdict_dir / STOP
-        for old in (file, *self.verdict_dir.glob(RESTARTS)):  # of an earlier launch
-            old.unlink(missing_ok=True)
+        file.unlink(missing_ok=True)  # it was meant for an earlier launch
         with Deadline(self._stop, margin_s=0, stop_file=file):
             return run_engine(self)
+
+    def begin(self) -> None:
+        """The options are good: what comes of this launch takes the place of what an earlier one left."""
+        from launch.verdict import remove
+
+        if self.verdict_dir is not None and self.company is None:  # a job's attempts have folders of their own
+            remove(self.verdict_dir)
 
     def _stop(self, reason: str) -> None:
         self.say(f"{reason}: the ranks are asked to stop")
@@ -145,18 +151,31 @@ class Launcher:
 
     def judge(self, outcome: "Outcome", restart: int | None = None) -> int:
         """Say what happened, and store it, beside others if a restart follows -> the exit code."""
-        from launch.verdict import judge, write
+        from launch.verdict import judge
 
         verdict = judge(outcome.ends, (outcome.facts,), started_s=self.started_s, world_size=None)
         for text in verdict.lines:
             _print(text)
+        self._store(verdict, restart)
+        return verdict.code
+
+    def unborn(self, why: str) -> int:
+        """Say why there were no ranks, and store it -> the exit code."""
+        from launch.verdict import without_ranks
+
+        _print(why)
+        self._store(without_ranks(why, started_s=self.started_s, ended_s=time.time()), None)
+        return CRASHED
+
+    def _store(self, verdict: "Verdict", restart: int | None) -> None:
+        from launch.verdict import write
+
         if self.verdict_dir is not None:
             try:
                 self.verdict_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
                 write(verdict, self.verdict_dir, restart)
             except OSError as error:  # what was said stands, and so does the exit code
                 _print(f"the verdict could not be stored: {error}")
-        return verdict.code
 
     def signal_names(self) -> tuple[str, ...]:
         """Signals that asked this launcher to end, by name."""
@@ -214,6 +233,8 @@ def _make(folder: Path) -> None:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         raise ValueError(f"expected a folder that can be written, got {error}; choose another one") from error
+    if not os.access(folder, os.W_OK):
+        raise ValueError(f"expected a folder that can be written, got {folder}; choose another one")
 
 
 def _seconds(name: str, text: str | None) -> float | None:
@@ -245,8 +266,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (UsageError, ValueError) as error:
         return fail(error)
     except NotBornError as error:
-        _print(str(error))
-        return CRASHED
+        if launcher is None:
+            _print(str(error))
+            return CRASHED
+        return launcher.unborn(str(error))
     finally:
         if launcher is not None:
             launcher.end()

@@ -126,6 +126,7 @@ def run_engine(launcher: "Launcher") -> Outcome:
         raise ValueError(f"expected options as torchrun takes them, got: {error}; see ringmark run --help") from error
     if options.no_python and shutil.which(str(command)) is None:
         raise ValueError(f"expected a command after --no-python, got {command}, which is not there or cannot be run")
+    launcher.begin()
     host = launcher.host
     if own_logs is not None:
         config.logs_specs = RankLogs(own_logs, host)

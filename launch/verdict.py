@@ -9,12 +9,14 @@ from typing import Any
 
 from launch.case import Case
 from launch.events import NodeFacts, RankEnd, node_facts, rank_end
+from launch.exit_codes import CRASHED
 from launch.judgement import Cause, Finding, find
 from launch.private_files import write_json
 from launch.stacks import name_ranks
 
 FORMAT = 1
 FILE_NAME = "verdict.json"
+OF_RESTART = "verdict-restart-{}.json"
 MOST_LINES = 12
 LONGEST_LINE = 160
 
@@ -79,6 +81,25 @@ def judge(ends: Iterable[RankEnd], nodes: Iterable[NodeFacts], *, started_s: flo
     )
 
 
+def without_ranks(why: str, *, started_s: float, ended_s: float) -> Verdict:
+    """Of a launch whose ranks could not be started, or not brought together: no rank is blamed."""
+    return Verdict(
+        code=CRASHED,
+        cause="exit",
+        ranks=(),
+        host=None,
+        started_s=started_s,
+        ended_s=ended_s,
+        after_s=ended_s - started_s,
+        sentence=plain(why),
+        lines=(_short(plain(why)),),
+        victims=(),
+        log=None,
+        ends=(),
+        nodes=(),
+    )
+
+
 def _lines(case: Case, found: Finding, victims: tuple[int, ...], log: str | None) -> tuple[str, ...]:
     """What a person is told: nothing of what the ranks have said themselves."""
     if found.told:
@@ -115,9 +136,15 @@ def write(verdict: Verdict, folder: Path, restart: int | None = None) -> Path:
 
     It is readable by its owner only; whoever reads finds all of it, or none.
     """
-    path = folder / (FILE_NAME if restart is None else f"verdict-restart-{restart}.json")
+    path = folder / (FILE_NAME if restart is None else OF_RESTART.format(restart))
     write_json(path, {"format": FORMAT, **asdict(verdict)})
     return path
+
+
+def remove(folder: Path) -> None:
+    """Remove the verdicts of an earlier launch, which would be taken for this one's if it is killed."""
+    for old in (folder / FILE_NAME, *folder.glob(OF_RESTART.format("*"))):
+        old.unlink(missing_ok=True)
 
 
 def read(path: Path) -> Verdict:

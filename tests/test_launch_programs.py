@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from launch.verdict import read
 from tests.launches import SCRIPT, facts, left_behind, run
 
 SPEAK = """import os, sys, time
@@ -82,10 +83,15 @@ def test_a_terminal_that_cannot_show_a_character_shows_the_lines_behind_it(tmp_p
     "words",
     [["--nnodes", "2", "--rdzv-endpoint", "127.0.0.1:0", "--rdzv-conf", "timeout=1"], ["--event-log-handler", "nope"]],
 )
-def test_what_torchs_engine_fails_at_is_one_sentence(tmp_path: Path, words: list[str]) -> None:
-    done = run(tmp_path, *words, SCRIPT, "show")
+def test_what_torchs_engine_fails_at_is_one_sentence_and_a_verdict(tmp_path: Path, words: list[str]) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "verdict.json").touch()  # of an earlier launch
+    done = run(tmp_path, "--run-dir", "run", *words, SCRIPT, "show")
     assert done.returncode == 9, done.stderr
-    assert "ringmark: torch's engine could not start ranks or bring nodes together: " in done.stderr
+    verdict = read(tmp_path / "run" / "verdict.json")
+    assert (verdict.code, verdict.cause, verdict.ranks) == (9, "exit", ())
+    assert verdict.sentence.startswith("torch's engine could not start ranks or bring nodes together: ")
+    assert f"ringmark: {verdict.sentence}\n" in done.stderr
     assert "Traceback" not in done.stderr
     assert left_behind(tmp_path) == []
 
