@@ -36,7 +36,7 @@ def start(folder: Path, *argv: str) -> subprocess.Popen[str]:
 
 def test_an_arm_of_far_more_work_is_slower_and_everything_is_recorded() -> None:
     folder = temporary_folder()
-    arms = (spinning(folder, 0), spinning(folder, 400))
+    arms = (spinning(folder, 0), spinning(folder, 4000))
     process = start(folder, *arms, *FAST, "--out", "out", "--", "--batch-size", "4", "--ranks", "2", "--device", "cpu")
     out, err = process.communicate(timeout=100)
     (record,) = read(folder / "out")[0]
@@ -49,6 +49,8 @@ def test_an_arm_of_far_more_work_is_slower_and_everything_is_recorded() -> None:
     assert (record.cell["a"], record.cell["b"], record.cell["ranks"]) == (*arms, 2)
     blocks = record.raw["blocks"]
     assert sorted(block["arm"] for block in blocks) == ["A"] * 6 + ["B"] * 6
+    # As many steps in each block of either arm: the first ones of a turn are slower, and would weigh less in more.
+    assert {len(block["step_s"][0]) for block in blocks} == {record.raw["steps"]}
     for block in blocks:
         assert len(block["wall_s"]) == len(block["step_s"]) == len(block["cpu_s"]) == 2
         assert len(block["step_s"][0]) >= 20
