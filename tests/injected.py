@@ -1,7 +1,7 @@
 """Sleeps of a known length in a known phase of a known rank's steps, and what the report makes of them.
 
 `python -m tests.injected` runs all 20 cases and prints a table, with `--urgent` at real-time priority, for a machine
-that others use; `python -m tests.injected --cost` compares marked steps with bare ones.
+that others use. What measuring costs: `python -m tests.marking_cost`.
 """
 
 import argparse
@@ -14,21 +14,16 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import islice, repeat
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 from bench import step_blocks
 from bench.cases.train_step import Options, StepCell
-from bench.phases import STEP
 from bench.probe import averaged
 from bench.record import read
-from bench.stats import ratio_interval
 from bench.summary import summarise
-from bench.train_blocks import Subject as BareSubject
 from ddp.context import DistContext
-from ddp.loop import train_steps
 from tests.ranks import run_ranks
 
 SLEEP_S, OTHER_WORK_S = 0.05, 0.02
@@ -103,7 +98,7 @@ def inject(subject: Any, wanted: Injection, slept_s: list[float]) -> None:
         subject.trainer.optimizer.register_step_pre_hook(sleep)
 
 
-def _come_first(urgent: bool) -> None:
+def come_first(urgent: bool) -> None:
     """Let this rank's threads, gloo's as well, wake up before other work; `urgent`: at once."""
     with suppress(PermissionError):
         for thread in map(int, os.listdir("/proc/self/task")):
@@ -131,7 +126,7 @@ def measured(
     def work(ctx: DistContext) -> list[float]:
         gc.freeze()  # the parent's objects, which each collection would copy page by page
         slept_s: list[float] = []
-        _come_first(urgent)
+        come_first(urgent)
         plain = step_blocks.Subject
 
         class Injected(plain):  # type: ignore[misc, valid-type]
@@ -194,62 +189,12 @@ def run_all(sleep_s: float, *, urgent: bool) -> int:
     return int(right < len(cases))
 
 
-def cost(model: str, ranks: int, rounds: int, steps: int) -> int:
-    """Marked steps against bare ones, short blocks taking turns; prints ratios of wall times and of CPU times.
-
-    On a machine that others use, too, CPU time tells what wall time cannot.
-    """
-
-    def work(ctx: DistContext) -> list[list[tuple[float, float]]]:
-        _come_first(urgent=True)
-        gc.freeze()
-        cell = StepCell(model=model, ranks=ranks, batch_per_rank=64)
-        marked = step_blocks.Subject(cell, ctx)
-        bare, again = (BareSubject(cell, ctx, alone=False) for _ in range(2))
-        mark = marked.probe.mark
-
-        def timed(place: int, count: int) -> tuple[float, float]:
-            ctx.barrier()
-            cpu, wall = time.process_time(), time.perf_counter()
-            if place == 0:
-                marked.probe.start()
-                batches = marked._marked(islice(marked.batches, count))
-                train_steps(marked.trainer, batches, lambda batch, loss: mark(STEP))
-            else:
-                subject = (bare, again)[place - 1]
-                train_steps(subject.trainer, repeat(subject.batch, count), lambda batch, loss: None)
-            return time.perf_counter() - wall, time.process_time() - cpu
-
-        rows = []
-        for number in range(rounds + 1):
-            row = [(0.0, 0.0)] * 3
-            for place in (0, 1, 2) if number % 2 == 0 else (2, 1, 0):
-                told = ctx.gather(timed(place, steps))
-                row[place] = (max(wall for wall, _ in told), sum(cpu for _, cpu in told))
-            rows.append(row)
-        return rows[1:]  # the first round warms up
-
-    rows = run_ranks(work, ranks, timeout_s=500, group_timeout_s=120)[0]
-    for what, which in (("wall time", 0), ("CPU time", 1)):
-        for name, place in (("marked / bare", 0), ("bare again / bare", 2)):
-            ratios = [row[place][which] / row[1][which] for row in rows]
-            print(f"{what}, {name}: median {median(ratios):.4f}, {ratio_interval(ratios)}")
-    spent = median((row[0][1] - row[1][1]) / steps / ranks for row in rows)
-    whole = median(row[1][1] / steps / ranks for row in rows)
-    print(f"CPU time per step and rank: {1e6 * spent:.0f} us more than {1e3 * whole:.2f} ms")
-    return 0
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--cost", action="store_true")
-    parser.add_argument("--rounds", type=int, default=600, help="of --cost")
     parser.add_argument("--sleep-ms", type=float, default=100.0, help="long beside what an exchange takes by itself")
     parser.add_argument("--urgent", action="store_true")
     options = parser.parse_args()
-    return (
-        cost("lenet5", 2, options.rounds, 5) if options.cost else run_all(options.sleep_ms / 1e3, urgent=options.urgent)
-    )
+    return run_all(options.sleep_ms / 1e3, urgent=options.urgent)
 
 
 if __name__ == "__main__":
