@@ -20,7 +20,7 @@ from typing import Any
 
 from bench import step_blocks
 from bench.cases.train_step import Options, StepCell
-from bench.probe import averaged
+from bench.probe import averaging
 from bench.record import read
 from bench.summary import summarise
 from ddp.context import DistContext
@@ -84,7 +84,7 @@ def inject(subject: Any, wanted: Injection, slept_s: list[float]) -> None:
     def hook(group: Any, bucket: Any) -> Any:
         if bucket.is_last():
             sleep()
-        return averaged(group, bucket)
+        return averaging(group, bucket)
 
     if wanted.phase == "data":
         subject.batches = slowly(subject.batches)

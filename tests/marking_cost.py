@@ -26,6 +26,8 @@ from tests.ranks import run_ranks
 
 MARKED, BARE, AGAIN = range(3)
 WARMUP_ROUNDS = 10
+BARE_RATE = 1e-3
+"""Learning rate of bench.train_blocks."""
 Turn = tuple[float, float]
 """Seconds of wall time of the slowest rank, and of CPU time of all ranks."""
 
@@ -33,6 +35,7 @@ Turn = tuple[float, float]
 def turns(ctx: DistContext, cell: StepCell, launch: int, rounds: int, steps: int) -> list[list[Turn]]:
     """Rounds of one turn of each trainer -> their times, by MARKED, BARE and AGAIN."""
     come_first(urgent=True)
+    step_blocks.LEARNING_RATE = BARE_RATE  # weights that move and weights that stand still are not the same work
     chance = random.Random(launch)  # alike on all ranks
     subjects: dict[int, step_blocks.Subject | BareSubject] = {}
     for place in chance.sample(range(3), 3):
