@@ -1,8 +1,8 @@
 """What measuring costs: marked steps against bare ones. `python -m tests.marking_cost`.
 
 Each launch has a marked trainer and two bare ones of the same model, which take turns in an order of chance, a few
-steps at a time. Launches are the sample: where a process happens to have its data makes it faster or slower by up to
-1 % for as long as it lives. CPU time tells what wall time cannot where others use the machine too.
+steps at a time. Launches are the sample: equal trainers of one launch were seen to differ by up to 1 % of CPU time all
+along. CPU time tells what wall time cannot where others use the machine too.
 """
 
 import argparse
