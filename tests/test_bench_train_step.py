@@ -36,6 +36,7 @@ def net(shape, classes):
 
 
 def options(folder: Path, **changes: Any) -> Options:
+    """Writes the model's file: to be called before the ranks begin, or one reads what another is writing."""
     (folder / "mine.py").write_text(BN_MODEL)
     given = {"model": f"{folder / 'mine.py'}:net", "batch_size": (4,), "rounds": 2, "block_s": 0.02} | changes
     return Options(warmup_cap_steps=5, out=folder / "out", **given)
@@ -99,10 +100,10 @@ def test_marks_change_no_bit_of_training(tmp_path: Path, monkeypatch: pytest.Mon
     """Breaks if the hook averages otherwise than DDP does: to divide by 3 is not to multiply by 1 / 3."""
 
     monkeypatch.setattr(step_blocks, "LEARNING_RATE", 1e-3)  # as the bare one has
+    cell = replace(cells(options(tmp_path, sync_bn=True))[1], ranks=3)
 
     def work(ctx: DistContext) -> bool:
         gc.freeze()
-        cell = replace(cells(options(tmp_path, sync_bn=True))[1], ranks=3)
         marked, bare = Subject(cell, ctx), WholeSubject(cell, ctx, alone=False)
         batch = next(marked.batches)
         for subject in (marked, bare):
@@ -115,9 +116,11 @@ def test_marks_change_no_bit_of_training(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_blocks_leave_model_and_weights_as_they_were(tmp_path: Path) -> None:
+    cell = cells(options(tmp_path, sync_bn=True))[1]
+
     def work(ctx: DistContext) -> tuple[bool, bool]:
         gc.freeze()
-        subject = Subject(cells(options(tmp_path, sync_bn=True))[1], ctx)
+        subject = Subject(cell, ctx)
         before = [parameter.detach().clone() for parameter in subject.trainer.module.parameters()]
         for arm in (TRAIN, NO_SYNC, LOCAL):
             subject.run(arm, 3)
