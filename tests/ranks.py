@@ -1,5 +1,6 @@
 """Real gloo ranks, forked from the test process: they start in milliseconds, since torch is imported already."""
 
+import faulthandler
 import multiprocessing
 import os
 import pickle
@@ -25,7 +26,9 @@ Work = Callable[[DistContext], Any]
 def _run(work: Work, rank: int, world_size: int, folder: Path, group_timeout_s: float) -> None:
     """In the child: join the group, do the work, leave its result or its traceback in a file, and end at once."""
     torch.set_num_threads(1)
-    register(open(folder / f"{rank}.stack", "w"))  # noqa: SIM115
+    stack_file = open(folder / f"{rank}.stack", "w")  # noqa: SIM115
+    register(stack_file)
+    faulthandler.enable(stack_file)  # what a segmentation fault leaves
     outcome: tuple[bool, Any]
     info = RankInfo(
         rank=rank, world_size=world_size, local_rank=rank, local_world_size=world_size, node_rank=0, launched=True
@@ -39,6 +42,14 @@ def _run(work: Work, rank: int, world_size: int, folder: Path, group_timeout_s: 
     (folder / f"{rank}.tmp").write_bytes(pickle.dumps(outcome))
     (folder / f"{rank}.tmp").rename(folder / f"{rank}.pickle")
     os._exit(0)
+
+
+def _outcome(folder: Path, rank: int, exitcode: int | None) -> tuple[bool, Any]:
+    file = folder / f"{rank}.pickle"
+    if file.exists():
+        outcome: tuple[bool, Any] = pickle.loads(file.read_bytes())  # noqa: S301
+        return outcome
+    return False, f"it died: exit code {exitcode}\n{(folder / f'{rank}.stack').read_text()}"
 
 
 def run_ranks(
@@ -72,11 +83,7 @@ def run_ranks(
             process.join()
         where = "\n".join(f"rank {each.rank}, {each.state}: {', '.join(each.frames[:12])}" for each in stacks)
         assert not hung, f"{len(hung)} of {world_size} ranks still ran after {timeout_s} s:\n{where}"
-        files = [folder / f"{rank}.pickle" for rank in range(world_size)]
-        outcomes = [
-            pickle.loads(file.read_bytes()) if file.exists() else (False, f"it died: exit code {process.exitcode}")  # noqa: S301
-            for file, process in zip(files, ranks, strict=True)
-        ]
+        outcomes = [_outcome(folder, rank, process.exitcode) for rank, process in enumerate(ranks)]
     # All of them: the first rank's "connection reset" is often but the echo of what another one tells.
     failed = [
         f"rank {rank} of {world_size} failed:\n{value}" for rank, (good, value) in enumerate(outcomes) if not good
