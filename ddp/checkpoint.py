@@ -104,10 +104,13 @@ def _agree(ctx: DistContext, failed: str, folder: Path, work: Callable[[], T]) -
         outcome = (work(), None)
     except Exception as error:
         outcome, cause = (None, reason(error, folder)), error
-    outcomes = ctx.gather(outcome)
-    for rank, (_, complaint) in enumerate(outcomes):
-        if complaint is not None:
-            raise CheckpointError(f"{failed}: rank {rank}: {complaint}") from cause
+    try:
+        outcomes = ctx.gather(outcome)
+        for rank, (_, complaint) in enumerate(outcomes):
+            if complaint is not None:
+                raise CheckpointError(f"{failed}: rank {rank}: {complaint}") from cause
+    finally:
+        del cause  # whose traceback holds this frame: a cycle, which would keep the process group after its end
     return [value for value, _ in outcomes]
 
 

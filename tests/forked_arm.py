@@ -1,6 +1,5 @@
 """Arms of a comparison that are forks of the test process: they start in milliseconds, since torch is imported."""
 
-import multiprocessing
 import os
 import signal
 import subprocess
@@ -15,14 +14,14 @@ import torch._dynamo  # an optimizer imports it when it is made; here once for a
 from ddp.env import ALONE
 from launch import compare_arms
 from launch.arm import Arm
+from tests import forks
 
 
 class Forked:
     """A rank that is a fork of this process, with the methods of a Popen that an arm needs."""
 
     def __init__(self, path: str, words: Sequence[str]) -> None:
-        self._process = multiprocessing.get_context("fork").Process(target=_be_rank, args=(path, words))
-        self._process.start()
+        self._process = forks.start(_be_rank, path, words)
 
     def send_signal(self, number: int) -> None:
         self.kill()

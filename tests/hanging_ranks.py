@@ -1,6 +1,5 @@
 """Real gloo ranks that hang, forked from the test process, with the handles that a launcher has of them."""
 
-import multiprocessing
 import os
 import threading
 import time
@@ -13,6 +12,7 @@ import torch
 import torch.distributed as dist
 
 from launch.stacks import RankHandle, register
+from tests import forks
 
 HOST = "n1"
 Work = Callable[[int], None]
@@ -39,12 +39,7 @@ def be_rank(work: Work, rank: int, world_size: int, folder: Path, timeout_s: flo
 @contextmanager
 def hanging_ranks(work: Work, world_size: int, folder: Path, timeout_s: float = 50) -> Iterator[list[RankHandle]]:
     """Ranks that have joined and now do `work(rank)`; they are killed at the end."""
-    fork = multiprocessing.get_context("fork")
-    ranks = [
-        fork.Process(target=be_rank, args=(work, rank, world_size, folder, timeout_s)) for rank in range(world_size)
-    ]
-    for process in ranks:
-        process.start()
+    ranks = [forks.start(be_rank, work, rank, world_size, folder, timeout_s) for rank in range(world_size)]
     try:
         wait_until(lambda: all((folder / f"{rank}.joined").exists() for rank in range(world_size)))
         yield [

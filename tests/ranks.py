@@ -1,7 +1,6 @@
 """Real gloo ranks, forked from the test process: they start in milliseconds, since torch is imported already."""
 
 import faulthandler
-import multiprocessing
 import os
 import pickle
 import signal
@@ -19,6 +18,7 @@ import torch.distributed as dist
 from ddp.context import DistContext, process_group
 from ddp.env import RankInfo
 from launch.stacks import RankHandle, collect, register
+from tests import forks
 
 Work = Callable[[DistContext], Any]
 
@@ -53,7 +53,7 @@ def _outcome(folder: Path, rank: int, exitcode: int | None) -> tuple[bool, Any]:
 
 
 def run_ranks(
-    work: Work, world_size: int, *, timeout_s: float = 60, may_die: bool = False, group_timeout_s: float = 20
+    work: Work, world_size: int, *, timeout_s: float = 120, may_die: bool = False, group_timeout_s: float = 60
 ) -> list[Any]:
     """Run `work(ctx)` on that many ranks -> its results in rank order; a failure shows its traceback.
 
@@ -61,13 +61,7 @@ def run_ranks(
     """
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        fork = multiprocessing.get_context("fork")
-        ranks = [
-            fork.Process(target=_run, args=(work, rank, world_size, folder, group_timeout_s))
-            for rank in range(world_size)
-        ]
-        for process in ranks:
-            process.start()
+        ranks = [forks.start(_run, work, rank, world_size, folder, group_timeout_s) for rank in range(world_size)]
         deadline = time.monotonic() + timeout_s
         for process in ranks:
             process.join(max(0.0, deadline - time.monotonic()))

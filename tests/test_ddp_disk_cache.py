@@ -21,6 +21,7 @@ from ddp.disk_cache import images_on_disk
 from ddp.input_config import InputConfig
 from ddp.mistake import Mistake
 from ddp.source import Split
+from tests import forks
 from tests.ranks import run_ranks
 from tests.test_ddp_datasets import image_folder
 
@@ -94,7 +95,7 @@ def _build_until(split: Split, folder: Path, reached: Any, go_on: Any, results: 
     def read(index: int) -> np.ndarray:
         if index == 3:
             reached.set()
-            go_on.wait(20)  # a test that has failed must not wait for ever
+            go_on.wait(60)  # a test that has failed must not wait for ever
         return split.read(index)
 
     results.put(cached(replace(split, read=read), folder))
@@ -106,9 +107,8 @@ class _Build:
     def __init__(self, split: Split, folder: Path) -> None:
         fork = multiprocessing.get_context("fork")
         self.reached, self.go_on, self.results = fork.Event(), fork.Event(), fork.Queue()
-        self.process = fork.Process(target=_build_until, args=(split, folder, self.reached, self.go_on, self.results))
-        self.process.start()
-        assert self.reached.wait(20)
+        self.process = forks.start(_build_until, split, folder, self.reached, self.go_on, self.results)
+        assert self.reached.wait(60)
 
 
 def test_a_build_that_is_killed_is_not_taken_for_a_whole_one_and_leaves_no_file_for_long(tmp_path: Path) -> None:
@@ -132,7 +132,7 @@ def test_two_jobs_that_build_at_the_same_time_both_get_their_images(tmp_path: Pa
     assert cached(split, folder, 2) == [decoded(split)] * 2
     assert names(folder) == [".tmp", ".uint8"]  # the other job's was not swept away
     other.go_on.set()
-    assert other.results.get(timeout=20) == [decoded(split)]
+    assert other.results.get(timeout=60) == [decoded(split)]
     other.process.join()
     assert names(folder) == [".uint8"]
 
