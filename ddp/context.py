@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
@@ -89,24 +89,38 @@ class DistContext:
         members = list(range(ranks))
         if ranks == self.world_size:
             return self
-        group = dist.new_group(members, timeout=timedelta(seconds=self.timeout_s))
+        group = new_group(members, self.timeout_s)
         patient_group = new_patient_group(members, self.timeout_s)
-        if not isinstance(group, dist.ProcessGroup):  # this rank is outside
+        if group is None or patient_group is None:
             return None
         return replace(self, world_size=ranks, group=group, patient_group=patient_group)
 
 
-def new_patient_group(ranks: list[int], timeout_s: float) -> dist.ProcessGroup:
-    """A group whose members may wait for each other for long once it is made. Every rank must call this.
+def new_group(ranks: list[int], timeout_s: float, backend: str | None = None) -> dist.ProcessGroup | None:
+    """A group of these ranks, None on a rank outside it. Every rank of the launch must call this.
+
+    It is whole when this returns: with gloo, torch's own function returns while others still connect to this rank, and
+    if it has nothing to do and leaves by then, they fail.
+    """
+    group = dist.new_group(ranks, backend=backend, timeout=timedelta(seconds=timeout_s))
+    if not isinstance(group, dist.ProcessGroup):
+        return None
+    if dist.get_backend(group) == "gloo":
+        dist.all_reduce(torch.zeros(1), group=group)
+    return group
+
+
+def new_patient_group(ranks: list[int], timeout_s: float) -> dist.ProcessGroup | None:
+    """A group whose members may wait for each other for long once it is made, as `new_group` makes it.
 
     To make it they have no longer than for anything else: a connection that does not come about is a failure.
     """
-    group = dist.new_group(ranks, backend="gloo", timeout=timedelta(seconds=timeout_s))
-    if isinstance(group, dist.ProcessGroup):  # this rank is in it
+    group = new_group(ranks, timeout_s, "gloo")
+    if group is not None:
         older = distributed_c10d._set_pg_timeout
         set_timeout = getattr(distributed_c10d, "set_timeout", older)  # its name since torch 2.15
         set_timeout(PATIENCE, group)
-    return cast("dist.ProcessGroup", group)
+    return group
 
 
 def pick_device(choice: Literal["auto", "cpu", "cuda"], info: RankInfo) -> torch.device:
@@ -145,7 +159,9 @@ def process_group(
         device_id=device if device.type == "cuda" else None,
     )
     try:
+        patient_group = new_patient_group(list(range(info.world_size)), timeout_s)
         assert dist.group.WORLD is not None
+        assert patient_group is not None
         yield DistContext(
             rank=info.rank,
             world_size=info.world_size,
@@ -156,7 +172,7 @@ def process_group(
             backend=backend,
             timeout_s=timeout_s,
             group=dist.group.WORLD,
-            patient_group=new_patient_group(list(range(info.world_size)), timeout_s),
+            patient_group=patient_group,
         )
     finally:
         dist.destroy_process_group()

@@ -5,13 +5,12 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import timedelta
 from types import FrameType
 
 import torch
 import torch.distributed as dist
 
-from ddp.context import DistContext
+from ddp.context import DistContext, new_group
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 INTERRUPTED = 130
@@ -42,9 +41,8 @@ class Stop:
         self._pause = 1
         self._message = torch.zeros(2)  # flag, seconds per step
         self._pending: dist.Work | None = None
-        ranks = list(range(ctx.world_size))
-        group = dist.new_group(ranks, backend="gloo", timeout=timedelta(seconds=timeout_s))
-        assert isinstance(group, dist.ProcessGroup)
+        group = new_group(list(range(ctx.world_size)), timeout_s, "gloo")
+        assert group is not None
         self._group = group
 
     def handle(self, number: int, frame: FrameType | None) -> None:

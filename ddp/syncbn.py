@@ -6,7 +6,6 @@ be tested against.
 """
 
 from collections.abc import Callable
-from datetime import timedelta
 from typing import Any
 
 import torch
@@ -14,7 +13,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ddp.context import DistContext
+from ddp.context import DistContext, new_group
 from ddp.mistake import Mistake, require
 
 CONVERTIBLE = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
@@ -221,9 +220,8 @@ def node_group(ctx: DistContext) -> dist.ProcessGroup:
     own: dist.ProcessGroup | None = None
     for node in sorted(set(nodes)):
         members = [rank for rank, each in enumerate(nodes) if each == node]
-        group = dist.new_group(members, timeout=timedelta(seconds=ctx.timeout_s))
-        if isinstance(group, dist.ProcessGroup):  # this rank is in it
-            own = group
+        group = new_group(members, ctx.timeout_s)
+        own = own if group is None else group
     assert own is not None
     return own
 

@@ -3,12 +3,14 @@
 import os
 import time
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 
 from ddp import shared
-from ddp.context import DistContext, new_patient_group, pick_device
+from ddp.context import DistContext, new_group, new_patient_group, pick_device
 from ddp.env import ALONE, RankInfo, read_rank
 from ddp.shared import shared_uint8
 from tests.ranks import run_ranks
@@ -109,7 +111,29 @@ def test_a_part_of_the_ranks_waits_as_long_as_all_do() -> None:
         ctx.patient.barrier()  # the others live, and wait here
         return True
 
-    assert run_ranks(work, 3, group_timeout_s=1, timeout_s=20) == [True] * 3
+    assert run_ranks(work, 3, group_timeout_s=4) == [True] * 3
+
+
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_a_group_is_returned_when_it_is_whole(world_size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Breaks if a rank may leave while others still connect to it, which ends them."""
+    make = dist.new_group
+
+    def work(ctx: DistContext) -> tuple[float, float]:
+        made_s = []
+
+        def slow(*arguments: Any, **options: Any) -> Any:
+            group = make(*arguments, **options)
+            time.sleep(ctx.rank / 2)
+            made_s.append(time.monotonic())
+            return group
+
+        monkeypatch.setattr(dist, "new_group", slow)
+        assert new_group(list(range(world_size)), 30) is not None
+        return made_s[0], time.monotonic()
+
+    made_s, returned_s = zip(*run_ranks(work, world_size), strict=True)
+    assert max(made_s) < min(returned_s)
 
 
 def test_a_group_that_does_not_come_about_is_no_matter_of_patience() -> None:
@@ -121,7 +145,7 @@ def test_a_group_that_does_not_come_about_is_no_matter_of_patience() -> None:
                 new_patient_group([0, 1], 1.0)
         return True
 
-    assert run_ranks(work, 2, timeout_s=20) == [True] * 2
+    assert run_ranks(work, 2) == [True] * 2
 
 
 @pytest.mark.parametrize("world_size", [2, 3])
@@ -130,14 +154,14 @@ def test_ranks_wait_longer_than_the_timeout_for_what_one_does_alone(world_size: 
 
     def work(ctx: DistContext) -> list[int]:
         if ctx.is_main:
-            time.sleep(2.5)
+            time.sleep(4.5)
         ranks = ctx.patient.gather(ctx.rank)
         ctx.barrier()  # the group of training is still of use
         if ctx.is_main:
-            time.sleep(2.5)
+            time.sleep(4.5)
         else:
             with pytest.raises(RuntimeError):  # which does not wait that long
                 ctx.barrier()
         return ranks
 
-    assert run_ranks(work, world_size, group_timeout_s=1) == [list(range(world_size))] * world_size
+    assert run_ranks(work, world_size, group_timeout_s=3) == [list(range(world_size))] * world_size
