@@ -7,6 +7,7 @@ standard output in short lines, since a scheduler that merges the output of seve
 import base64
 import json
 import os
+import signal
 import socket
 import sys
 from collections.abc import Iterable, Mapping
@@ -122,6 +123,7 @@ class Node:
 
 def main() -> int:
     """Obey orders until there are no more; returns 0."""
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # by way of `finally`
     number = sys.argv[1] if len(sys.argv) > 1 else os.environ["SLURM_NODEID"]
     node = Node(int(number), os.environ)
     orders = {"facts": node.facts, "connect": node.connect, "stream": node.stream}

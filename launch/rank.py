@@ -30,7 +30,7 @@ from launch.reporter import Reporter, last_words, reporter
 from launch.stacks import register
 from launch.victims import is_victim
 
-VICTIM_WAIT_S = 3.0
+VICTIM_WAIT_S = 10.0
 """How long a rank that only lost its peer waits to be ended; the launcher could not tell otherwise who was first."""
 
 TORCHS_OLD_SEED = 67280421310721

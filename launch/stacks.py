@@ -13,11 +13,14 @@ from pathlib import Path
 from typing import Literal, TextIO
 
 from launch.events import Stack
+from launch.processes import kill
 
 SIGNAL = int(signal.SIGRTMIN) + 10
 """A real-time signal: glibc keeps the two below SIGRTMIN, torch and NCCL use ordinary ones, and Python uses none."""
+LONGEST_S = 5.0
+"""A rank that is starved of CPU time may take so long to write its stacks; most take milliseconds."""
 QUIET_S = 0.1
-"""A stack that has not grown for so long is whole."""
+"""Stacks that have not grown for so long are whole."""
 POLL_S = 0.02
 MOST_FRAMES = 50
 MOST_SPANS = 8
@@ -53,11 +56,14 @@ def register(file: TextIO) -> None:
     faulthandler.register(SIGNAL, file=file, all_threads=True)
 
 
-def collect(ranks: Sequence[RankHandle], timeout_s: float = 1.0) -> tuple[Stack, ...]:
+def collect(ranks: Sequence[RankHandle], timeout_s: float = LONGEST_S) -> tuple[Stack, ...]:
     """Where these ranks of this machine stand. One that is stopped goes on, so that it can answer."""
     states = [process_state(each.pid) for each in ranks]
     before = [_size(each.stack_file) for each in ranks]
     asked = [_ask(each.pid, state) for each, state in zip(ranks, states, strict=True)]
+    for each, state in zip(ranks, states, strict=True):
+        if state == "stopped":  # only once all were asked: ranks that wait for it may end as soon as it goes on
+            kill(each.pid, signal.SIGCONT)
     waited_for = [(each.stack_file, size) for each, size, one in zip(ranks, before, asked, strict=True) if one]
     if waited_for:
         _await_answers(waited_for, timeout_s)
@@ -65,7 +71,7 @@ def collect(ranks: Sequence[RankHandle], timeout_s: float = 1.0) -> tuple[Stack,
         Stack(
             rank=each.rank,
             host=each.host,
-            frames=_main_frames(each.stack_file, start) if one else (),
+            frames=parse(*_answer(each.stack_file, start)) if one else (),
             # A short access to a disk is no news; one that lasts is.
             state=process_state(each.pid) if state == "waiting for a disk" else state,
         )
@@ -89,8 +95,6 @@ def _ask(pid: int, state: State) -> bool:
         if state == "gone" or not caught or not int(caught[1], 16) >> (SIGNAL - 1) & 1:
             return False
         os.kill(pid, SIGNAL)
-        if state == "stopped":
-            os.kill(pid, signal.SIGCONT)
     except OSError:  # it has just ended
         return False
     return True
@@ -104,7 +108,7 @@ def _size(path: Path) -> int:
 
 
 def _await_answers(starts: Sequence[tuple[Path, int]], timeout_s: float) -> None:
-    """Wait until each of these files is longer than it was, and none grows any more."""
+    """Wait until each of these files tells of its rank's main thread, which comes last, and none grows any more."""
     changed = time.monotonic()
     deadline = changed + timeout_s
     sizes: list[int] = []
@@ -112,19 +116,23 @@ def _await_answers(starts: Sequence[tuple[Path, int]], timeout_s: float) -> None
         latest = [_size(path) for path, _ in starts]
         if latest != sizes:
             sizes, changed = latest, now
-        elif now - changed >= QUIET_S and all(size > start for size, (_, start) in zip(sizes, starts, strict=True)):
+        elif now - changed >= QUIET_S and all(_has_main(*_answer(*each)) for each in starts):
             return
         time.sleep(POLL_S)
 
 
-def _main_frames(path: Path, start: int) -> tuple[str, ...]:
-    """Frames of the main thread, from the part of a rank's file that begins at byte `start`."""
+def _answer(path: Path, start: int) -> tuple[str, str]:
+    """The part of a rank's file that begins at byte `start`, and the identity of the main thread."""
     try:
         content = path.read_bytes()
     except OSError:
-        return ()
+        return "", ""
     first, _, _ = content.decode(errors="replace").partition("\n")
-    return parse(content[start:].decode(errors="replace"), first.removeprefix("main ").strip())
+    return content[start:].decode(errors="replace"), first.removeprefix("main ").strip()
+
+
+def _has_main(text: str, main: str) -> bool:
+    return any(head[2] == main for head in THREAD.finditer(text))
 
 
 def parse(text: str, main: str) -> tuple[str, ...]:

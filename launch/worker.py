@@ -52,7 +52,7 @@ def _fail_together(rank: str, error: Exception) -> int:
     return fail(f"rank {rank}: {error}")
 
 
-VICTIM_WAIT_S = 3.0
+VICTIM_WAIT_S = 10.0
 """How long a rank that only lost its peer waits to be ended; the launcher could not tell otherwise who was first."""
 
 

@@ -69,6 +69,13 @@ def all_wait(handles: list[RankHandle], letters: str) -> bool:
     return all(process_state(each.pid) == states[letter] for each, letter in zip(handles, letters, strict=True))
 
 
+def stand(handles: list[RankHandle], *places: str) -> bool:
+    """Whether each rank sleeps in this collective or function."""
+    found = [{waits_in(one.frames), *(frame.partition(" ")[0] for frame in one.frames)} for one in collect(handles)]
+    are_there = all(place in names for place, names in zip(places, found, strict=True))
+    return are_there and all_wait(handles, "S" * len(handles))
+
+
 def test_a_rank_that_is_stopped_is_named_and_answers(tmp_path: Path) -> None:
     with hanging_ranks(stops_inside, 3, tmp_path) as handles:
         wait_until(lambda: all_wait(handles, "STS"))
@@ -86,8 +93,10 @@ def test_a_rank_that_is_stopped_is_named_and_answers(tmp_path: Path) -> None:
 
 def test_a_rank_that_skips_a_collective_is_named(tmp_path: Path) -> None:
     with hanging_ranks(skips_one, 3, tmp_path) as handles:
-        time.sleep(0.3)
-        first, second = collect(handles), collect(handles)  # the second answer must not be taken for the first
+        wait_until(lambda: stand(handles, "all_gather_object", "load", "all_gather_object"))
+        first = collect(handles)
+        wait_until(lambda: all_wait(handles, "SSS"))
+        second = collect(handles)  # which must not be taken for the first
         assert first == second
         ranks, sentence = odd_one_out(second)
         assert ranks == (1,)
@@ -98,7 +107,7 @@ def test_a_rank_that_skips_a_collective_is_named(tmp_path: Path) -> None:
 
 def test_a_gradient_that_is_waited_for_is_a_collective(tmp_path: Path) -> None:
     with hanging_ranks(trains_unevenly, 2, tmp_path) as handles:
-        time.sleep(0.5)
+        wait_until(lambda: stand(handles, "load", "backward"))
         stacks = collect(handles)
         assert waits_in(stacks[1].frames) == "backward"
         ranks, sentence = odd_one_out(stacks)
