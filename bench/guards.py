@@ -61,11 +61,21 @@ def children_cpu_s() -> float | None:
     """Seconds of all child processes, alive or ended, in ticks of 10 ms; None where the system does not list them."""
     if not CHILDREN.exists():
         return None
-    children = [child for task in TASKS.iterdir() for child in _words(task / "children")]
     # Its user and system time, and that of its own children that have ended.
-    ticks = sum(sum(map(int, _words(Path(f"/proc/{child}/stat"))[11:15])) for child in children)
+    ticks = sum(sum(map(int, stat[11:15])) for stat in _children())
     ended = os.times()
     return ticks / os.sysconf("SC_CLK_TCK") + ended.children_user + ended.children_system
+
+
+def children_run() -> bool:
+    """Whether a child process uses the CPU or waits for its turn to; False where the system does not list them."""
+    return any(stat[:1] == ["R"] for stat in _children())
+
+
+def _children() -> list[list[str]]:
+    """What the system says of each child process, beginning with its state."""
+    children = [child for task in TASKS.iterdir() for child in _words(task / "children")]
+    return [_words(Path(f"/proc/{child}/stat")) for child in children]
 
 
 def _words(path: Path) -> list[str]:

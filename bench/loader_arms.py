@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from bench.guards import children_cpu_s
+from bench.guards import children_cpu_s, children_run
 from bench.record import Record, append
 from ddp.config import TrainConfig
 from ddp.context import DistContext
@@ -108,10 +108,10 @@ def block(arm: _Arm, seconds: float) -> tuple[int, float]:
 
 
 def _rest() -> None:
-    """Wait until no loader process uses the CPU any more, which is when all queues are full."""
+    """Wait until no loader process uses the CPU any more, or wants to, which is when all queues are full."""
     deadline = time.monotonic() + LONGEST_REST_S
     before, now = None, children_cpu_s()
-    while now != before and time.monotonic() < deadline:
+    while (now != before or children_run()) and time.monotonic() < deadline:
         time.sleep(LOOK_S)
         before, now = now, children_cpu_s()
 

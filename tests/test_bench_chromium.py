@@ -21,6 +21,7 @@ from tests.bench_records import all_cases, cell, fit_record, step_record
 
 pytestmark = pytest.mark.xdist_group("chromium")  # one browser, not one for each worker
 WAIT_S = 40.0
+PAINTED = "new Promise(done => requestAnimationFrame(() => requestAnimationFrame(() => done(true))))"
 HOSTILE = (
     "<script>window.pwned=1</script>",
     '<img src="http://ringmark.invalid/x.png" onerror="window.pwned=1">',
@@ -98,16 +99,22 @@ class Browser:
         self.page("Page.navigate", url=path.as_uri())
         while not any(event["method"] == "Page.loadEventFired" for event in self.events):
             self.events.append(self._message())
+        self.ask(PAINTED)  # keys that come earlier are lost
 
     def ask(self, expression: str) -> Any:
-        """What a JavaScript expression is in the page."""
-        answer = self.page("Runtime.evaluate", expression=expression, returnByValue=True)
+        """What a JavaScript expression is in the page; of a promise, what it comes to."""
+        answer = self.page("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
         assert "exceptionDetails" not in answer, answer
         return answer["result"].get("value")
 
     def named(self, *methods: str) -> list[dict[str, Any]]:
         """Events since the page was opened."""
         return [event["params"] for event in self.events if event["method"] in methods]
+
+    def open_requests(self) -> set[str]:
+        """Requests of which the end is not told yet."""
+        begun = {each["requestId"] for each in self.named("Network.requestWillBeSent")}
+        return begun - {each["requestId"] for each in self.named("Network.loadingFailed", "Network.loadingFinished")}
 
     def close(self) -> None:
         """End this browser and its children, and no other."""
@@ -157,7 +164,10 @@ def test_the_policy_forbids_scripts_and_the_network_even_to_what_gets_into_the_p
     browser.open(full)
     browser.ask("document.body.insertAdjacentHTML('beforeend', '<img src=\"https://ringmark.invalid/x.png\">')")
     browser.ask("document.body.append(Object.assign(document.createElement('script'), {textContent: 'window.in = 1'}))")
-    browser.ask("new Promise(done => setTimeout(done, 50))")
+    deadline = time.monotonic() + WAIT_S
+    while len(browser.named("Log.entryAdded")) < 2 or browser.open_requests():
+        assert time.monotonic() < deadline, browser.events
+        browser.ask("new Promise(done => setTimeout(done, 50))")
     assert browser.ask("window.in === undefined")
     refused = [each["entry"]["text"] for each in browser.named("Log.entryAdded")]
     refused += [str(each) for each in browser.named("Runtime.consoleAPICalled")]

@@ -73,7 +73,7 @@ def options(tmp_path: Path) -> Options:
     return Options(out=tmp_path / "out", rounds=2, block_s=0.001)
 
 
-def measured(tmp_path: Path, *names: str, ranks: int = 2, timeout_s: float = 20) -> dict[str, Record]:
+def measured(tmp_path: Path, *names: str, ranks: int = 2, timeout_s: float = 60) -> dict[str, Record]:
     """Records by the models' last words."""
     cells = cells_of(tmp_path, *names, ranks=ranks)
 
@@ -113,7 +113,7 @@ def test_a_model_that_fails_is_recorded_and_the_next_goes_on(tmp_path: Path) -> 
 
 
 def test_ranks_that_fail_differently_end_the_launch_with_a_record(tmp_path: Path) -> None:
-    records = measured(tmp_path, "fine", "one", "lenet5", timeout_s=3)
+    records = measured(tmp_path, "fine", "one", "lenet5", timeout_s=10)
     assert records["fine"].status == "ok"
     assert records["one"].status == "failed"
     assert records["one"].error == "RuntimeError: broken on rank 1"  # not that rank 0 waited for it

@@ -1,6 +1,7 @@
 """Steps taken apart for real: what ranks record, and that the report finds a sleep that was put into them."""
 
 import gc
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -62,8 +63,10 @@ def test_the_report_names_phase_rank_and_amount_of_a_sleep(
         seen.append((facts, slept_ms))
         return is_right(wanted, found(wanted, facts), slept_ms)
 
-    # Other work on the machine may be mistaken for the sleep, but not each time.
-    assert any(map(is_found, range(3))), seen
+    # Other work on the machine may be mistaken for the sleep, but not for so long.
+    deadline = time.monotonic() + 90
+    while not is_found(len(seen)):
+        assert time.monotonic() < deadline, seen
 
 
 def test_every_kind_of_block_of_every_cell_is_recorded_and_adds_up(tmp_path: Path) -> None:

@@ -139,7 +139,7 @@ def test_a_run_whose_test_set_is_smaller_than_the_ranks_evaluates_it_on_all_of_t
         module = nn.Sequential(nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(192, 10))
         return [epoch["test_samples"] for epoch in fit(module, dataset_of(4), config, ctx, Silent()).epochs]
 
-    assert run_ranks(work, ranks, group_timeout_s=5) == [[4, 4]] * ranks
+    assert run_ranks(work, ranks) == [[4, 4]] * ranks
 
 
 def test_images_decoded_by_loader_processes_give_the_same_sums() -> None:
