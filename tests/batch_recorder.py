@@ -1,7 +1,7 @@
 """A program that stands where a site's `python` does, and plays launch.batch: it writes down what the job was given.
 
 The first of the script's own arguments says how it goes on: `end` with the code that follows, `fail` with a verdict
-that blames rank 1, or `wait` until the file `stop` is there.
+that blames rank 1, or `wait` until the file `stop` is there; `linger` takes 5 s more to save.
 """
 
 import json
@@ -40,8 +40,8 @@ def main() -> int:
         (folder / "logs" / f"rank-{rank}-n{rank + 1}.log").write_text("\n".join(lines) + "\n")
     print(f"recorder: attempt {folder.name} of job {os.environ.get('SLURM_JOB_ID')} \x1b[1mbold\x1b[0m", flush=True)
     how, *rest = spec["arguments"] or ("end", "0")
-    if how == "wait":
-        return _wait(run)
+    if how in ("wait", "linger"):
+        return _wait(run, 5.0 * (how == "linger"))
     if how == "fail":
         _blame(folder)
     code = int(rest[0]) if how in ("end", "fail") and rest else 0
@@ -50,11 +50,12 @@ def main() -> int:
     return code
 
 
-def _wait(run: Path) -> int:
+def _wait(run: Path, save_s: float) -> int:
     """Until somebody asks for a stop; then save, and end as a stopped run does."""
     deadline = time.monotonic() + 60
     while not (run / "stop").exists() and time.monotonic() < deadline:
         time.sleep(0.05)
+    time.sleep(save_s)
     print("recorder: stopped because " + (run / "stop").read_text().strip(), flush=True)
     return 75
 

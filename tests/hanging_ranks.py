@@ -13,6 +13,7 @@ import torch.distributed as dist
 
 from launch.stacks import RankHandle, register
 from tests import forks
+from tests.waiting import wait_until
 
 HOST = "n1"
 Work = Callable[[int], None]
@@ -51,11 +52,3 @@ def hanging_ranks(work: Work, world_size: int, folder: Path, timeout_s: float = 
             process.kill()
         for process in ranks:
             process.join()
-
-
-def wait_until(happened: Callable[[], bool], timeout_s: float = 20.0) -> None:
-    """Wait for something, but not for ever."""
-    deadline = time.monotonic() + timeout_s
-    while not happened():
-        assert time.monotonic() < deadline, f"nothing after {timeout_s} s"
-        time.sleep(0.01)

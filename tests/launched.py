@@ -25,7 +25,10 @@ def meet(timeout_s: float = 60) -> None:
 
 
 def fail_first(how: str) -> None:
-    """The last rank fails; 20 ms after it is gone the others react, and end by themselves with another code."""
+    """The last rank fails; 20 ms after it is gone the others react, and end by themselves with another code.
+
+    It is gone when whoever started it has seen its end: of two ends that it sees at once it cannot tell the order.
+    """
     meet()
     pids = [torch.zeros(1, dtype=torch.int64) for _ in range(LAST + 1)]
     dist.all_gather(pids, torch.tensor([os.getpid()]))
@@ -38,6 +41,9 @@ def fail_first(how: str) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         os._exit(42)
     select.select([last], [], [])
+    deadline = time.monotonic() + 1
+    while os.path.exists(f"/proc/{int(pids[LAST])}") and time.monotonic() < deadline:
+        time.sleep(0.005)
     time.sleep(0.02)
     os._exit(7)
 

@@ -87,7 +87,7 @@ def listening_ports(pids: list[int]) -> list[tuple[str, int]]:
     return found
 
 
-def left_behind(folder: Path, timeout_s: float = 3.0) -> list[str]:
+def left_behind(folder: Path, timeout_s: float = 20.0) -> list[str]:
     """What still exists of a launch after so long: processes and folders."""
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:

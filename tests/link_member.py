@@ -23,6 +23,8 @@ from launch.wire import Limits
 ROOT = Path(__file__).resolve().parent.parent
 TOKEN = "a token that nobody guesses"
 NAMES = ("n1", "n2", "n3")
+GONE = ("connection closed", "connection broken: Connection reset by peer")
+"""What is said of a process that is gone; the second if it had not read all that was sent to it."""
 
 
 class Events:
@@ -35,7 +37,7 @@ class Events:
     def __call__(self, *event: Any) -> None:
         self.queue.put(event)
 
-    def wait_for(self, kind: str, timeout_s: float = 10) -> tuple[Any, ...]:
+    def wait_for(self, kind: str, timeout_s: float = 30) -> tuple[Any, ...]:
         """The next event of a kind."""
         deadline = time.monotonic() + timeout_s
         while True:

@@ -17,6 +17,8 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.ports import free_ports
+
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "scontrol", "scancel", "sinfo")
 NODES = ("n1", "n2")
 GPUS_PER_NODE = 2
@@ -56,7 +58,7 @@ JobAcctGatherType=jobacct_gather/none
 JobCompType=jobcomp/none
 SwitchType=switch/none
 ReturnToService=2
-KillWait=5
+KillWait=15
 SlurmctldTimeout=30
 SlurmdTimeout=60
 GresTypes=gpu
@@ -157,15 +159,6 @@ def write_files(folder: Path) -> None:
     values = {"host": socket.gethostname(), "ports": free_ports(3), "folder": folder, "gpus": GPUS_PER_NODE}
     values["requeue_s"] = REQUEUE_S
     (folder / "slurm.conf").write_text(SLURM_CONF.format(**values))
-
-
-def free_ports(count: int) -> list[int]:
-    """Different ports that nobody listens on at this moment."""
-    with ExitStack() as stack:
-        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for probe in probes:
-            probe.bind(("", 0))
-        return [probe.getsockname()[1] for probe in probes]
 
 
 def start(stack: ExitStack, cluster: Cluster, argv: list[str]) -> None:

@@ -190,7 +190,7 @@ def slow_hosts() -> Iterator[tuple[two_hosts.Host, two_hosts.Host]]:
         for host in hosts:
             limit = f"tc -netns {host.namespace} qdisc add dev {two_hosts.INTERFACE} root tbf"
             words = [*limit.split(), "rate", f"{RATE_BITS_PER_S:.0f}bit", "burst", "80kb", "latency", "50ms"]
-            subprocess.run(words, check=True, capture_output=True, timeout=10)
+            subprocess.run(words, check=True, capture_output=True, timeout=60)
         yield hosts
 
 

@@ -89,10 +89,10 @@ def test_the_largest_batch_is_found_although_one_rank_runs_out_of_memory_while_t
 
 
 def test_a_rank_that_never_comes_back_is_one_that_does_not_fit() -> None:
-    code, out, err, records = search(2, "time.sleep(1000)", "--first", "3", "--deadline-s", "20", "--most", "5")
+    code, out, err, records = search(2, "time.sleep(1000)", "--first", "3", "--deadline-s", "40", "--most", "5")
     assert code == 0, err
     assert records == [(3, "failed"), (1, "ok")]
-    assert "not done after its deadline of 20 s" in out
+    assert "not done after its deadline of 40 s" in out
 
 
 def test_an_error_that_has_nothing_to_do_with_memory_ends_the_search() -> None:

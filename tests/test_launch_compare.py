@@ -1,6 +1,7 @@
 """`ringmark compare`, run for real: arms that take turns, verdicts and exit codes, commits, and what goes wrong."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -101,7 +102,8 @@ def test_two_commits_run_their_own_code(tmp_path: Path) -> None:
     repository = tmp_path / "checkout"
     subprocess.run(["git", "clone", "--quiet", "--local", str(ROOT), str(repository)], check=True)
     for name in ("launch", "bench"):  # what is not committed yet
-        subprocess.run(["cp", "-r", str(ROOT / name), str(repository)], check=True)
+        ignored = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(ROOT / name, repository / name, ignore=ignored, dirs_exist_ok=True)
 
     def git(*words: str) -> None:
         identity = ("-c", "user.name=a", "-c", "user.email=a@b.c")
@@ -145,14 +147,23 @@ def net(shape, classes):
     return Net(shape[0] * shape[1] * shape[2], classes)
 """
 NOISY = """
-import os, time
+import itertools, time
+from pathlib import Path
 from torch import nn
 
+def phase():
+    for number in itertools.count():
+        try:
+            Path(__file__).with_name(f"phase-{number}").touch(exist_ok=False)
+            return number
+        except FileExistsError:
+            pass
+
 class Net(nn.Linear):
-    calls = 0
+    calls, phase = 0, phase()
     def forward(self, x):
         self.calls += 1
-        time.sleep(0.001 * (1 + (self.calls // 20 * 7 + os.getpid()) % 5))
+        time.sleep(0.001 * (1 + (self.calls // 20 * 7 + self.phase) % 5))
         return super().forward(x.flatten(1))
 
 def net(shape, classes):

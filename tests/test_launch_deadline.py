@@ -11,6 +11,7 @@ import pytest
 from launch import deadline
 from launch.deadline import Deadline, end_time_s, how_it_ends, job_cancelled, job_facts
 from tests.slurm_cluster import Cluster
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.xdist_group("slurm")
 
@@ -20,9 +21,11 @@ class Stops:
 
     def __init__(self) -> None:
         self.reasons: list[str] = []
+        self.times_s: list[float] = []
         self.came = threading.Event()
 
     def __call__(self, reason: str) -> None:
+        self.times_s.append(time.time())
         self.reasons.append(reason)
         self.came.set()
 
@@ -37,13 +40,12 @@ def test_the_margin_before_the_end_calls_once() -> None:
     stops = Stops()
     end_s = time.time() + 101
     with Deadline(stops, margin_s=100, end_time=lambda: end_s):
-        assert not stops.came.wait(0.3)
-        assert stops.came.wait(5)
-        assert 95 < end_s - time.time() < 100.1
+        assert stops.came.wait(20)
         time.sleep(0.7)
     (reason,) = stops.reasons
+    assert 80 < end_s - stops.times_s[0] <= 100
     assert reason.startswith("the job's time ends at ")
-    assert reason.endswith(tuple(f"in {left_s} s" for left_s in range(95, 101)))
+    assert reason.endswith(tuple(f"in {left_s} s" for left_s in range(80, 101)))
     assert f"{time.localtime(end_s).tm_hour:02}:{time.localtime(end_s).tm_min:02}:" in reason
 
 
@@ -52,7 +54,7 @@ def test_the_stop_file_calls(tmp_path: Path) -> None:
     with Deadline(stops, margin_s=100, stop_file=tmp_path / "stop", end_time=lambda: None):
         assert not stops.came.wait(0.7)
         (tmp_path / "stop").touch()
-        assert stops.came.wait(2)
+        assert stops.came.wait(20)
     assert stops.reasons == [f"the file {tmp_path / 'stop'} asks for it"]
 
 
@@ -80,7 +82,7 @@ def test_slurm_is_asked_once_a_minute_and_an_end_that_moves_is_followed(monkeypa
     asked.clear()
     monkeypatch.setattr(deadline, "ASK_EVERY_S", 0.7)
     with Deadline(stops, margin_s=100, end_time=end_time):
-        assert stops.came.wait(10)
+        assert stops.came.wait(30)
     assert len(asked) == 3
 
 
@@ -91,7 +93,7 @@ def test_an_exception_of_the_callback_is_printed_and_kept(tmp_path: Path, capfd:
         raise RuntimeError(reason)
 
     with Deadline(fail, margin_s=1, stop_file=tmp_path / "stop") as watch:
-        time.sleep(0.3)
+        wait_until(lambda: watch.failure is not None)
     assert "asks for it" in str(watch.failure)
     assert "RuntimeError" in capfd.readouterr().err
     with pytest.raises(ValueError, match="expected a margin of 0 s or more"):
@@ -145,7 +147,6 @@ def wait_for_lines(path: Path, count: int, timeout_s: float = 20) -> list[str]:
     return path.read_text().splitlines()
 
 
-@pytest.mark.timeout(90)
 def test_a_job_knows_its_end_and_sees_its_own_scancel(
     slurm_cluster: Cluster, submit: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -167,7 +168,6 @@ def test_a_job_knows_its_end_and_sees_its_own_scancel(
     assert job_facts("999999") is None
 
 
-@pytest.mark.timeout(90)
 def test_a_job_sees_that_it_was_requeued_and_not_cancelled(
     slurm_cluster: Cluster, submit: Callable[..., str], tmp_path: Path
 ) -> None:
@@ -180,7 +180,6 @@ def test_a_job_sees_that_it_was_requeued_and_not_cancelled(
     slurm_cluster.command("scancel", job_id)
 
 
-@pytest.mark.timeout(120)
 def test_a_job_sees_that_its_time_is_over(slurm_cluster: Cluster, submit: Callable[..., str], tmp_path: Path) -> None:
     job_id = submit("--time=3")
     # SLURM looks for jobs whose time is over twice a minute.

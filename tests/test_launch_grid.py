@@ -158,7 +158,6 @@ def test_a_cell_is_ended_at_its_deadline_with_all_of_its_processes(monkeypatch: 
     assert left_behind(folder) == []
 
 
-@pytest.mark.timeout(300)
 def test_a_sweep_that_is_killed_again_and_again_measures_every_cell_once() -> None:
     folder = temporary_folder()
     grid = write_grid(folder, ["mlp"], 3)

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ import pytest
 from launch.hub import Hub
 from launch.link import Link
 from launch.wire import LONGEST_LINE_BYTES, Limits
-from tests.link_member import NAMES, ROOT, TOKEN, Events, hub, killed, member, nothing_left, read_line
+from tests.link_member import GONE, NAMES, ROOT, TOKEN, Events, hub, killed, member, nothing_left, read_line
 
 
 @pytest.fixture(autouse=True)
@@ -80,24 +81,24 @@ def test_a_killed_member_is_lost_at_once() -> None:
     with hub() as (head, events), killed(process := member(head, "n2")):
         events.wait_for("hello")
         os.kill(process.pid, signal.SIGKILL)
-        assert events.wait_for("lost", timeout_s=5) == ("n2", "lost", {"reason": "connection closed"})
+        assert events.wait_for("lost") in [("n2", "lost", {"reason": reason}) for reason in GONE]
         assert head.present == ()
 
 
 def test_a_stopped_member_is_lost_after_silence_and_learns_of_it() -> None:
-    with hub(lost_after_s=2) as (head, events), killed(process := member(head, "n2")):
+    with hub(lost_after_s=5) as (head, events), killed(process := member(head, "n2")):
         events.wait_for("hello")
         os.kill(process.pid, signal.SIGSTOP)
         start = time.monotonic()
-        assert events.wait_for("lost", timeout_s=20) == ("n2", "lost", {"reason": "no word for 2 s"})
-        assert 1 < time.monotonic() - start < 10
+        assert events.wait_for("lost", timeout_s=20) == ("n2", "lost", {"reason": "no word for 5 s"})
+        assert 3 < time.monotonic() - start < 20
         os.kill(process.pid, signal.SIGCONT)
         assert read_line(process)[0] == "lost"
 
 
 def test_quiet_members_are_not_lost() -> None:
-    with hub(lost_after_s=2) as (head, events), Link(head.endpoints, TOKEN, "n1", heard := Events()):
-        time.sleep(2.4)
+    with hub(lost_after_s=5) as (head, events), Link(head.endpoints, TOKEN, "n1", heard := Events()):
+        time.sleep(6)
         assert head.present == ("n1",)
         assert heard.queue.empty()
         assert [event[1] for event in events.queue.queue] == ["joined"]
@@ -133,7 +134,7 @@ def test_a_head_with_another_clock_is_followed() -> None:
             assert abs(link.clock_offset_s - 3600) < 0.5
 
 
-def read_all(connection: socket.socket, timeout_s: float = 3) -> bytes:
+def read_all(connection: socket.socket, timeout_s: float = 20) -> bytes:
     """Until the other side closes."""
     connection.settimeout(timeout_s)
     found = b""
@@ -167,7 +168,7 @@ def test_garbage_is_shown_out_and_nobody_else_notices() -> None:
 
 
 def test_who_says_nothing_is_shown_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("launch.hub.GREETING_S", 0.5)
+    monkeypatch.setattr("launch.hub.GREETING_S", 4)
     monkeypatch.setattr("launch.hub.MOST_GUESTS", 3)
     with hub() as (head, _):
         connections = [visitor(head) for _ in range(5)]
@@ -187,18 +188,23 @@ def test_a_head_that_does_not_know_the_token_is_not_believed() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
 
         def answer() -> None:
-            connection, _ = server.accept()
-            with connection:
-                connection.sendall(b'["_greeting", {"nonce": "x"}]\n')
-                connection.recv(65536)
-                connection.sendall(b'["_welcome", {"proof": "x", "members": ["n1"], "lost_after_s": 9}]\n')
-                connection.recv(65536)
+            while not over.is_set():  # it is tried again and again
+                with suppress(OSError):
+                    connection, _ = server.accept()
+                    with connection:
+                        connection.sendall(b'["_greeting", {"nonce": "x"}]\n')
+                        connection.recv(65536)
+                        connection.sendall(b'["_welcome", {"proof": "x", "members": ["n1"], "lost_after_s": 9}]\n')
+                        connection.recv(65536)
 
+        over = threading.Event()
+        server.settimeout(0.1)
         thread = threading.Thread(target=answer)
         thread.start()
         with pytest.raises(ValueError, match="it is not the head of this launch"):
-            Link([f"127.0.0.1:{server.getsockname()[1]}"], TOKEN, "n1", Events(), timeout_s=0.4)
-        thread.join(5)
+            Link([f"127.0.0.1:{server.getsockname()[1]}"], TOKEN, "n1", Events(), timeout_s=3)
+        over.set()
+        thread.join()
 
 
 def test_a_member_that_is_here_already_or_is_unknown_is_refused_at_once() -> None:

@@ -15,8 +15,11 @@ import pytest
 from launch.doors import Doors, try_doors
 from launch.hub import Hub
 from launch.link import Link, Plan
-from tests.link_member import NAMES, ROOT, TOKEN, Events, hub, in_threads, killed, nothing_left, read_line
+from tests.link_member import GONE, NAMES, ROOT, TOKEN, Events, hub, in_threads, killed, nothing_left, read_line
 from tests.two_hosts import Host, missing_reason, two_hosts
+from tests.waiting import wait_until
+
+LOST_AFTER_S = 6
 
 
 @pytest.fixture(autouse=True)
@@ -81,11 +84,17 @@ def test_a_port_that_was_asked_for_is_the_master_port() -> None:
 
 
 def test_a_member_that_is_missing_is_named_to_everyone() -> None:
-    with hub(join_s=0.5) as (head, events):
+    with hub(join_s=5) as (head, events):
         found = in_threads(joining(head), ("n1", "n3"))
         reason = events.wait_for("refused")[2]["reason"]
-    assert {str(error) for error in found.values()} == {"2 of 3 nodes joined within 0.5 s; missing n2"}
-    assert reason == "2 of 3 nodes joined within 0.5 s; missing n2"
+    assert {str(error) for error in found.values()} == {"2 of 3 nodes joined within 5 s; missing n2"}
+    assert reason == "2 of 3 nodes joined within 5 s; missing n2"
+
+
+def is_cut(head: Hub, link: Link) -> None:
+    """The connection of a member breaks once it and another one wait for the third."""
+    wait_until(lambda: len(head._joining._facts) == 2)
+    link._wire.socket.shutdown(socket.SHUT_RDWR)
 
 
 def test_a_member_that_is_lost_while_the_others_join_is_named() -> None:
@@ -95,7 +104,7 @@ def test_a_member_that_is_lost_while_the_others_join_is_named() -> None:
             for link in links[:2]:
                 stack.enter_context(link)
             links[2]._post("_join", {"round": 0, "slots": 1, "host": "h", "facts": {}, "doors": [], "word": ""})
-            threading.Timer(0.3, lambda: links[2]._wire.socket.shutdown(socket.SHUT_RDWR)).start()
+            threading.Thread(target=lambda: is_cut(head, links[2])).start()
             found = in_threads(lambda name: links[NAMES.index(name)].join(slots=1), ("n2",))
             links[2].stop()
     assert "n3 was lost while the nodes joined: connection closed" in str(found["n2"])
@@ -122,7 +131,7 @@ def start(host: Host, *words: str) -> "subprocess.Popen[str]":
 @contextmanager
 def launch_on(hosts: tuple[Host, Host], *options: str) -> Iterator[list["subprocess.Popen[str]"]]:
     """A head and two members that join -> those three processes."""
-    head = start(hosts[0], "--head", "2", "n1", "n2")
+    head = start(hosts[0], "--head", str(LOST_AFTER_S), "n1", "n2")
     with killed(head):
         endpoints = read_line(head)
         members = [start(host, name, "--join", *options, *endpoints) for host, name in zip(hosts, NAMES, strict=False)]
@@ -162,7 +171,7 @@ def test_when_the_cable_is_pulled_both_sides_say_so(hosts: tuple[Host, Host], pu
         try:
             assert next_of(two, "lost")[1]["reason"]
             assert next_of(head, "lost")[0] == "n2"
-            assert time.monotonic() - start_s < 2 + 5
+            assert time.monotonic() - start_s < LOST_AFTER_S + 12
         finally:
             hosts[pulled].link_up()
             if pulled == 0:
@@ -175,10 +184,10 @@ def test_a_short_break_loses_nobody(hosts: tuple[Host, Host]) -> None:
         hosts[1].link_down()
         time.sleep(0.5)
         hosts[1].link_up()
-        time.sleep(2)
+        time.sleep(LOST_AFTER_S + 1)
         assert two.poll() is None
         two.kill()
-        assert next_of(head, "lost") == ["n2", "lost", {"reason": "connection closed"}]
+        assert next_of(head, "lost") in [["n2", "lost", {"reason": reason}] for reason in GONE]
 
 
 def test_another_machine_behind_the_same_address_is_not_taken_for_the_first() -> None:

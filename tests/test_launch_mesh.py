@@ -22,6 +22,8 @@ from launch.checks.finding import Facts, Finding
 from launch.doctor import DoctorOptions, Report, examine, measured_rates
 from launch.doctor_crew import Crew
 from launch.mesh import TOKEN_BYTES, Listener, reach, rounds, stream
+from launch.stacks import process_state
+from tests.waiting import wait_until
 
 ROOT = Path(__file__).resolve().parent.parent
 TOKEN = "0123456789abcdef" * 2
@@ -87,22 +89,20 @@ time.sleep(60)
         endpoint = ("127.0.0.1", int(process.stdout.readline()))
         assert reach([endpoint], TOKEN).endpoint == endpoint
         process.send_signal(signal.SIGSTOP)
+        wait_until(lambda: process_state(process.pid) == "stopped")
         stopped = reach([endpoint], TOKEN, timeout_s=0.3)
         process.kill()
     assert (stopped.endpoint, stopped.errors) == (None, ("127.0.0.1: no answer",))
 
 
 def test_a_stream_arrives_and_a_closed_listener_leaves_no_thread() -> None:
-    before = threading.active_count()
+    before = set(threading.enumerate())
     listener = Listener(["127.0.0.1"], TOKEN)
     assert stream(listener.endpoints[0], TOKEN, 0.05) > 1e6
     listener.close()
     with pytest.raises(OSError, match="refused"):
         stream(listener.endpoints[0], TOKEN, 0.05)
-    deadline = time.monotonic() + 5
-    while threading.active_count() > before and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert threading.active_count() == before
+    wait_until(lambda: not set(threading.enumerate()) - before)
 
 
 def nodes(*hostnames: str) -> list[dict[str, Any]]:
@@ -174,7 +174,7 @@ def test_a_slow_pair_is_named_and_a_node_that_is_slow_with_all() -> None:
 def test_what_was_slow_once_is_tried_again() -> None:
     """A receiver whose CPU was busy for a moment is no slow link; a stream that broke is told all the same."""
     told: dict[tuple[int, int], list[float | None]] = {(0, 1): [9e9], (1, 0): [1e9, 8e9], (1, 2): [9e9], (2, 1): [9e9]}
-    told |= {(0, 2): [1e9, 5e8], (2, 0): [None, 9e9]}
+    told |= {(0, 2): [1e9, 5e8, 2e9], (2, 0): [None, 9e9]}
     orders = []
 
     def ask(order: Facts, timeout_s: float) -> dict[int, Facts]:
@@ -182,8 +182,9 @@ def test_what_was_slow_once_is_tried_again() -> None:
         return {one: {"to": other, "rate": told[one, other].pop(0)} for one, other in order["pairs"]}
 
     rates = measured_rates(ask, [0, 1, 2], DoctorOptions())
-    assert rates == {(0, 1): 9e9, (1, 0): 8e9, (1, 2): 9e9, (2, 1): 9e9, (0, 2): 1e9, (2, 0): None}
-    assert sorted(orders[6:]) == [[(0, 2)], [(1, 0)]]
+    assert rates == {(0, 1): 9e9, (1, 0): 8e9, (1, 2): 9e9, (2, 1): 9e9, (0, 2): 2e9, (2, 0): None}
+    assert sorted(orders[6:8]) == [[(0, 2)], [(1, 0)]]
+    assert orders[8:] == [[(0, 2)]]
 
 
 def ip(*words: str) -> None:
@@ -225,7 +226,7 @@ def examined(hosts: list[str], run_dir: Path) -> Report:
         ("ip", "netns", "exec", host, sys.executable, "-m", "launch.doctor_node", str(member))
         for member, host in enumerate(hosts)
     )
-    options = DoctorOptions(run_dir=run_dir, import_torch=False, stream_s=0.2)
+    options = DoctorOptions(run_dir=run_dir, import_torch=False, stream_s=0.5)
     return examine(Crew(commands=commands, names=NAMES), options, os.environ)
 
 

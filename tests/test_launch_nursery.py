@@ -111,11 +111,14 @@ except ValueError as error:
     "thread": """
 import atexit, sys, threading, time
 atexit.register(lambda: print("registered"))
+said = threading.Event()
 def work():
+    said.wait()
     time.sleep(0.2)
     print("thread")
 threading.Thread(target=work).start()
 print("main")
+said.set()
 sys.exit(5)
 """,
     "raise-late": """

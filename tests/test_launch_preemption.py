@@ -12,7 +12,7 @@ from launch.exit_codes import STOPPED
 from tests.slurm_cluster import Cluster
 from tests.slurm_jobs import Run, ringmark, submit
 
-pytestmark = [pytest.mark.xdist_group("slurm"), pytest.mark.timeout(300)]
+pytestmark = pytest.mark.xdist_group("slurm")
 ROOT = Path(__file__).resolve().parent.parent
 SLOW = """
 import time

@@ -9,7 +9,7 @@ import pytest
 from tests.slurm_cluster import Cluster
 from tests.slurm_jobs import Run, submit
 
-pytestmark = [pytest.mark.xdist_group("slurm"), pytest.mark.timeout(120)]
+pytestmark = pytest.mark.xdist_group("slurm")
 WITHOUT_GPUS = 'partition = "debug"\ntime = "00:05:00"\ncpus_per_task = 2\n'
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from launch.verdict import read
 from tests.launches import SCRIPT, facts, left_behind, run
+from tests.ports import free_ports
 
 SPEAK = """import os, sys, time
 attempt = os.environ["TORCHELASTIC_RESTART_COUNT"]
@@ -126,8 +127,8 @@ def test_a_mistake_is_one_sentence(tmp_path: Path, words: list[str], complaint: 
 
 
 def test_a_port_that_was_asked_for_is_used_or_refused(tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = str(taken.getsockname()[1])
+    port = str(free_ports(1)[0])
+    with socket.create_server(("127.0.0.1", int(port))):
         done = run(tmp_path, "--master-port", port, SCRIPT, "sum")
         assert done.returncode == 2
         assert f"expected a free --master-port, got {port}" in done.stderr

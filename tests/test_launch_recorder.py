@@ -9,7 +9,8 @@ import torch.distributed as dist
 
 from launch.recorder import Collective, ask, behind, serve
 from launch.stacks import RankHandle
-from tests.hanging_ranks import hanging_ranks, wait_until
+from tests.hanging_ranks import hanging_ranks
+from tests.waiting import wait_until
 
 
 def last(rank: int, number: int, name: str = "all_reduce", group: str = "0 default_pg") -> Collective:

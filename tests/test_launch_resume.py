@@ -13,6 +13,8 @@ import pytest
 import torch
 
 from launch.processes import descendants
+from launch.stacks import process_state
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.xdist_group("launches")
 ROOT = Path(__file__).resolve().parent.parent
@@ -42,16 +44,12 @@ def start(out: Path, *flags: str) -> subprocess.Popen[str]:
 
 def wait_for_checkpoints(out: Path, count: int, process: subprocess.Popen[str]) -> None:
     """Until so many checkpoints have been committed, one after the other."""
-    deadline = time.monotonic() + 60
-    newest = ""
-    while count and time.monotonic() < deadline and process.poll() is None:
-        found = max(
-            (path.name for path in (out / "checkpoints").glob("step-*[0-9]") if "." not in path.name), default=""
-        )
-        count -= found != newest
-        newest = found
+    wanted, newest, deadline = f"step-{3 * count:09}", "", time.monotonic() + 60
+    while newest < wanted and time.monotonic() < deadline and process.poll() is None:
+        names = (path.name for path in (out / "checkpoints").glob("step-*[0-9]"))
+        newest = max((name for name in names if "." not in name), default="")
         time.sleep(0.01)
-    assert count == 0, f"no checkpoints: {process.poll()}"
+    assert newest >= wanted, f"no checkpoints: {process.poll()}"
 
 
 def workers_of(process: subprocess.Popen[str]) -> list[int]:
@@ -140,8 +138,15 @@ def test_a_second_ctrl_c_stops_at_once_in_the_middle_of_a_step(tmp_path: Path) -
     workers = workers_of(process)
     time.sleep(0.5)  # the other rank is in its step as well
     process.send_signal(signal.SIGINT)
-    time.sleep(0.5)
+    wait_until(lambda: not _is_pending(process.pid, signal.SIGINT))
+    time.sleep(1)
     assert process.poll() is None  # one is a request
     process.send_signal(signal.SIGINT)
     assert process.wait(timeout=30) == INTERRUPTED
-    assert not any(Path(f"/proc/{worker}").exists() for worker in workers)
+    assert {process_state(worker) for worker in workers} == {"gone"}
+
+
+def _is_pending(pid: int, number: int) -> bool:
+    """Whether a signal is still on its way: a second one would then be the same."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return any(int(status.partition(name)[2].split()[0], 16) >> (number - 1) & 1 for name in ("SigPnd:", "ShdPnd:"))

@@ -11,7 +11,7 @@ from launch.verdict import read as read_verdict
 from tests.slurm_cluster import Cluster
 from tests.slurm_jobs import ringmark, submit
 
-pytestmark = [pytest.mark.xdist_group("slurm"), pytest.mark.timeout(240)]
+pytestmark = pytest.mark.xdist_group("slurm")
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPT = str(ROOT / "tests" / "launched.py")
 TRAIN = ("--model", "convnet", "--data", "digits", "--lr", "0.2", "--sync-bn", "--epochs", "3", "--device", "cpu")

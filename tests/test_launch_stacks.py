@@ -16,7 +16,8 @@ from torch.nn.parallel import DistributedDataParallel
 import tests.ranks  # imports what DistributedDataParallel would import in each rank
 from launch.events import Stack
 from launch.stacks import RankHandle, collect, describe, name_ranks, odd_one_out, parse, process_state, waits_in
-from tests.hanging_ranks import hanging_ranks, wait_until
+from tests.hanging_ranks import hanging_ranks
+from tests.waiting import wait_until
 
 assert tests.ranks
 MAIN = "0x00007f5dc962eb80"

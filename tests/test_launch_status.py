@@ -192,7 +192,7 @@ def test_a_folder_of_runs_is_a_table_with_the_newest_first(
 
 
 def test_jobs_that_only_wait_leave_the_queue_at_once(place: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    run, (first, second, third) = start("wait", options=["--chain", "3"])
+    run, (first, second, third) = start("linger", options=["--chain", "3"])
     wait_for_attempt(run)
     assert f"waiting  {second}, {third}\n" in shown(capfd, run)
 

@@ -21,7 +21,6 @@ def test_a_few_launches_of_a_storm(name: str, capfd: pytest.CaptureFixture[str])
     assert all(trial.good for trial in trials), capfd.readouterr().out
 
 
-@pytest.mark.timeout(300)  # two whole runs
 def test_a_restart_goes_on_from_the_last_checkpoint_and_ends_with_the_same_bits(tmp_path: Path) -> None:
     def end(process: subprocess.Popen[str]) -> str:
         err = process.communicate(timeout=100)[1]

@@ -1,7 +1,6 @@
 """Two hosts by torchrun's own static rendezvous: when the cable is pulled, both sides end and say why."""
 
 import os
-import socket
 import time
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import pytest
 from launch.verdict import read
 from tests.launches import LAUNCHER, environment, start
 from tests.launches import SCRIPT as SUM
+from tests.ports import free_ports
 from tests.two_hosts import missing_reason, two_hosts
 
 TIMEOUT_S = 6
@@ -58,7 +58,7 @@ def test_a_pulled_cable_ends_both_sides_with_a_reason(tmp_path: Path) -> None:
                 process.wait()
     said = [(tmp_path / f"said-{rank}").read_text() for rank in range(2)]
     assert codes == [6, 6], said
-    assert after_s <= TIMEOUT_S + 5
+    assert after_s <= TIMEOUT_S + 15
     for rank in range(2):
         verdict = read(tmp_path / f"run-{rank}" / "verdict.json")
         assert verdict.code == codes[rank]
@@ -69,9 +69,8 @@ def test_a_pulled_cable_ends_both_sides_with_a_reason(tmp_path: Path) -> None:
 
 
 def test_two_launchers_that_meet_by_torchs_means_are_both_done(tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = str(probe.getsockname()[1])
-    meeting = ("--nnodes", "2", "--master-addr", "127.0.0.1", "--master-port", port, "--no-pin")
+    port = free_ports(1)[0]
+    meeting = ("--nnodes", "2", "--master-addr", "127.0.0.1", "--master-port", str(port), "--no-pin")
     launches = [start(tmp_path, *meeting, "--node-rank", str(rank), SUM, "sum") for rank in range(2)]
     ends = [launch.communicate(timeout=100) for launch in launches]
     assert [launch.returncode for launch in launches] == [0, 0], ends

@@ -6,16 +6,19 @@ import signal
 import time
 import traceback
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as dist
+from torch.distributed import distributed_c10d
 
 from launch.events import LastWords
 from launch.stacks import process_state
 from launch.victims import is_victim, timed_out, words_in_log
-from tests.hanging_ranks import hanging_ranks, wait_until
+from tests.hanging_ranks import hanging_ranks
+from tests.waiting import wait_until
 
 
 def dies() -> None:
@@ -35,6 +38,9 @@ def words_of_peers(fault: Callable[[], None], folder: Path, timeout_s: float) ->
     """What ranks 0 and 2 say when rank 1 does that instead of joining them in an all_reduce."""
 
     def work(rank: int) -> None:
+        older = distributed_c10d._set_pg_timeout
+        set_timeout = getattr(distributed_c10d, "set_timeout", older)  # its name since torch 2.15
+        set_timeout(timedelta(seconds=timeout_s), dist.group.WORLD)  # only now: to join may take longer
         if rank == 1:
             fault()
         try:
@@ -45,7 +51,7 @@ def words_of_peers(fault: Callable[[], None], folder: Path, timeout_s: float) ->
             (folder / f"{rank}.tmp").rename(folder / f"{rank}.words")
             comes_late()  # the other one is to see rank 1 gone, not this one
 
-    with hanging_ranks(work, 3, folder, timeout_s):
+    with hanging_ranks(work, 3, folder):
         files = [folder / f"{rank}.words" for rank in (0, 2)]
         wait_until(lambda: all(file.exists() for file in files))
         said = [file.read_text().split("\n", 2) for file in files]
@@ -68,9 +74,14 @@ def test_an_abort_from_c_leaves_its_words_in_the_log(tmp_path: Path) -> None:
         comes_late()
 
     with hanging_ranks(mismatched, 3, tmp_path) as handles:
-        wait_until(lambda: any(process_state(each.pid) == "gone" for each in handles))
-        wait_until(lambda: any(words_in_log(tmp_path / f"{rank}.log", 1.0) for rank in range(3)))
-        found = [words for rank in range(3) if (words := words_in_log(tmp_path / f"{rank}.log", 1.0))]
+        found: list[LastWords] = []
+
+        def have_spoken() -> bool:
+            gone = [each.rank for each in handles if process_state(each.pid) == "gone"]
+            found.extend(words for rank in gone if (words := words_in_log(tmp_path / f"{rank}.log", 1.0)))
+            return bool(found)
+
+        wait_until(have_spoken)
     assert found[0].type == "EnforceNotMet"
     assert "mismatch" in found[0].message
     assert not is_victim(found[0].type, found[0].message)

@@ -79,4 +79,4 @@ def two_hosts() -> Iterator[tuple[Host, Host]]:
 
 def ip(*words: str) -> None:
     """Run ip; raises CalledProcessError."""
-    subprocess.run(["ip", *words], check=True, capture_output=True, text=True, timeout=10)
+    subprocess.run(["ip", *words], check=True, capture_output=True, text=True, timeout=60)
