@@ -1,8 +1,10 @@
 """What all tests share. Imports nothing heavy, and above all no torch: see below."""
 
 import os
+import shutil
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -19,6 +21,16 @@ def pytest_configure() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     for number in (signal.SIGHUP, signal.SIGQUIT):
         signal.signal(number, signal.SIG_DFL)
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A folder with a short name: sockets live in it."""
+    from tests.launches import temporary_folder
+
+    found = temporary_folder()
+    yield found
+    shutil.rmtree(found, ignore_errors=True)
 
 
 @pytest.fixture(scope="module")

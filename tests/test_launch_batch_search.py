@@ -4,6 +4,7 @@ import resource
 import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -11,7 +12,7 @@ from bench.cases import scaling
 from bench.record import read
 from launch.argv import parse
 from launch.batch_search import largest
-from tests.launches import ROOT, environment, left_behind, temporary_folder
+from tests.launches import ROOT, environment, left_behind
 
 COMMAND = "import sys; sys.argv[:1] = ['ringmark', 'batch-size']; from launch.cli import console; sys.exit(console())"
 GREEDY = """
@@ -60,9 +61,8 @@ def test_sizes_are_doubled_or_halved_and_then_halfway(
     assert asked == tried
 
 
-def search(most: int, action: str, *options: str) -> tuple[int, str, str, list[tuple[int, str]]]:
+def search(folder: Path, most: int, action: str, *options: str) -> tuple[int, str, str, list[tuple[int, str]]]:
     """A search with two ranks, of which the second fails with more samples -> its code, words and records."""
-    folder = temporary_folder()
     (folder / "greedy.py").write_text(GREEDY.format(most=most, action=action))
     words = ["--model", f"{folder}/greedy.py:net", "--ranks", "2", "--device", "cpu", "--out", str(folder / "out")]
     done = subprocess.run(
@@ -75,8 +75,8 @@ def search(most: int, action: str, *options: str) -> tuple[int, str, str, list[t
     return done.returncode, done.stdout, done.stderr, [(each.cell["batch_per_rank"], each.status) for each in records]
 
 
-def test_the_largest_batch_is_found_although_one_rank_runs_out_of_memory_while_the_other_waits() -> None:
-    code, out, err, records = search(5, f"torch.empty({16 * GIB}, dtype=torch.uint8)", "--first", "4")
+def test_the_largest_batch_is_found_although_one_rank_runs_out_of_memory_while_the_other_waits(folder: Path) -> None:
+    code, out, err, records = search(folder, 5, f"torch.empty({16 * GIB}, dtype=torch.uint8)", "--first", "4")
     assert code == 0, err
     assert records == [(4, "ok"), (8, "oom"), (6, "oom")]
     assert "4 samples per rank fit, 8 on 2 ranks together" in out
@@ -88,15 +88,15 @@ def test_the_largest_batch_is_found_although_one_rank_runs_out_of_memory_while_t
     assert "DefaultCPUAllocator: can't allocate" in out
 
 
-def test_a_rank_that_never_comes_back_is_one_that_does_not_fit() -> None:
-    code, out, err, records = search(2, "time.sleep(1000)", "--first", "3", "--deadline-s", "40", "--most", "5")
+def test_a_rank_that_never_comes_back_is_one_that_does_not_fit(folder: Path) -> None:
+    code, out, err, records = search(folder, 2, "time.sleep(1000)", "--first", "3", "--deadline-s", "40", "--most", "5")
     assert code == 0, err
     assert records == [(3, "failed"), (1, "ok")]
     assert "not done after its deadline of 40 s" in out
 
 
-def test_an_error_that_has_nothing_to_do_with_memory_ends_the_search() -> None:
-    code, _, err, records = search(0, "raise ValueError('broken')", "--first", "2")
+def test_an_error_that_has_nothing_to_do_with_memory_ends_the_search(folder: Path) -> None:
+    code, _, err, records = search(folder, 0, "raise ValueError('broken')", "--first", "2")
     assert records == [(2, "failed")]
     assert code == 2
     assert err.count("\n") == 1

@@ -19,7 +19,7 @@ from launch.compare_argv import check
 from launch.compare_argv import read as read_argv
 from launch.reporter import SOCKET
 from tests.forked_arm import ForkedArm
-from tests.launches import environment, left_behind, processes_of, temporary_folder
+from tests.launches import environment, left_behind, processes_of
 from tests.spin import spinning
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -35,8 +35,7 @@ def start(folder: Path, *argv: str) -> subprocess.Popen[str]:
     )  # fmt: skip
 
 
-def test_an_arm_of_far_more_work_is_slower_and_everything_is_recorded() -> None:
-    folder = temporary_folder()
+def test_an_arm_of_far_more_work_is_slower_and_everything_is_recorded(folder: Path) -> None:
     arms = (spinning(folder, 0), spinning(folder, 4000))
     process = start(folder, *arms, *FAST, "--out", "out", "--", "--batch-size", "4", "--ranks", "2", "--device", "cpu")
     out, err = process.communicate(timeout=100)
@@ -213,8 +212,7 @@ def _name(pid: int) -> str:
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGHUP])
-def test_nothing_is_left_of_a_comparison_that_is_ended(number: signal.Signals) -> None:
-    folder = temporary_folder()
+def test_nothing_is_left_of_a_comparison_that_is_ended(folder: Path, number: signal.Signals) -> None:
     options = ("--block-s", "1", "--out", "out", "--", "--batch-size", "4")
     process = start(folder, spinning(folder, 0), spinning(folder, 1), *options)
     deadline = time.monotonic() + 90

@@ -11,7 +11,7 @@ from launch.argv import UsageError
 from launch.grid import load
 from launch.grid_run import LOCK, locked, measure, missing, recorded, sweep, take_up
 from tests import sweep_storm
-from tests.launches import left_behind, temporary_folder
+from tests.launches import left_behind
 from tests.sweep_cells import write_grid
 
 GRID = """
@@ -124,9 +124,8 @@ def net(shape, classes):
 
 
 def test_failed_cells_stay_with_their_reason_and_are_measured_again_only_if_asked(
-    monkeypatch: pytest.MonkeyPatch,
+    folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = temporary_folder()
     monkeypatch.setenv("TMPDIR", str(folder))
     (folder / "dies.py").write_text(FAILS.format(action="os.kill(os.getpid(), 9)"))
     grid = write_grid(folder, [str(folder / "dies.py:net")], 1)
@@ -145,8 +144,9 @@ def test_failed_cells_stay_with_their_reason_and_are_measured_again_only_if_aske
     assert left_behind(folder) == []
 
 
-def test_a_cell_is_ended_at_its_deadline_with_all_of_its_processes(monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = temporary_folder()
+def test_a_cell_is_ended_at_its_deadline_with_all_of_its_processes(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("TMPDIR", str(folder))
     (folder / "hangs.py").write_text(FAILS.format(action="time.sleep(600)"))
     cell = load(write_grid(folder, [str(folder / "hangs.py:net")], 1)).cells[0]
@@ -158,8 +158,7 @@ def test_a_cell_is_ended_at_its_deadline_with_all_of_its_processes(monkeypatch: 
     assert left_behind(folder) == []
 
 
-def test_a_sweep_that_is_killed_again_and_again_measures_every_cell_once() -> None:
-    folder = temporary_folder()
+def test_a_sweep_that_is_killed_again_and_again_measures_every_cell_once(folder: Path) -> None:
     grid = write_grid(folder, ["mlp"], 3)
     code, met = sweep_storm.storm(folder, grid, kills=3, seed=1)
     assert code == 0, (folder / "log").read_text()

@@ -119,7 +119,7 @@ def test_a_launch_ends_with_the_one_who_measures(tmp_path: Path) -> None:
         "import sys; from launch import startup; startup.MARK = 'RINGMARK_TEST_END'; "
         f"startup.measure([sys.executable, '-S', '-c', {child!r}], 1)"
     )
-    measuring = subprocess.Popen([sys.executable, "-c", work])
+    measuring = subprocess.Popen([sys.executable, "-c", work], env={**os.environ, "TMPDIR": str(tmp_path)})
     deadline = time.monotonic() + 30
     while not told.exists() and time.monotonic() < deadline:
         time.sleep(0.01)
