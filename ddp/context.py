@@ -117,10 +117,14 @@ def new_patient_group(ranks: list[int], timeout_s: float) -> dist.ProcessGroup |
     """
     group = new_group(ranks, timeout_s, "gloo")
     if group is not None:
-        older = distributed_c10d._set_pg_timeout
-        set_timeout = getattr(distributed_c10d, "set_timeout", older)  # its name since torch 2.15
-        set_timeout(PATIENCE, group)
+        set_timeout(group, PATIENCE)
     return group
+
+
+def set_timeout(group: dist.ProcessGroup, timeout: timedelta) -> None:
+    """How long this rank waits from now on for the others of a group; it was made with another timeout."""
+    older = distributed_c10d._set_pg_timeout
+    getattr(distributed_c10d, "set_timeout", older)(timeout, group)  # its name since torch 2.15
 
 
 def pick_device(choice: Literal["auto", "cpu", "cuda"], info: RankInfo) -> torch.device:

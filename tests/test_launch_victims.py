@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-from torch.distributed import distributed_c10d
 
+from ddp.context import set_timeout
 from launch.events import LastWords
 from launch.stacks import process_state
 from launch.victims import is_victim, timed_out, words_in_log
@@ -38,9 +38,8 @@ def words_of_peers(fault: Callable[[], None], folder: Path, timeout_s: float) ->
     """What ranks 0 and 2 say when rank 1 does that instead of joining them in an all_reduce."""
 
     def work(rank: int) -> None:
-        older = distributed_c10d._set_pg_timeout
-        set_timeout = getattr(distributed_c10d, "set_timeout", older)  # its name since torch 2.15
-        set_timeout(timedelta(seconds=timeout_s), dist.group.WORLD)  # only now: to join may take longer
+        assert dist.group.WORLD is not None
+        set_timeout(dist.group.WORLD, timedelta(seconds=timeout_s))  # only now: to join may take longer
         if rank == 1:
             fault()
         try:
