@@ -192,7 +192,12 @@ def test_the_copies_of_gloos_broadcast_are_named_where_there_are_several(ranks: 
     assert ("along a tree" in str(summarise([replace(record, cell=cell)]).facts)) == said
 
 
-@pytest.mark.parametrize(("op", "said"), [("send_recv", True), ("all_to_all", True), ("broadcast", False)])
-def test_what_gloo_sends_one_way_at_a_time_is_named(op: str, said: bool) -> None:
-    caveats = summarise([_record(op, 64, 1.0)]).facts
+@pytest.mark.parametrize(
+    ("op", "ranks", "said"),
+    [("all_to_all", 2, True), ("all_to_all", 3, True), ("all_gather", 2, True), ("all_gather", 3, False),
+     ("send_recv", 2, False)],
+)  # fmt: skip
+def test_what_gloo_sends_one_way_at_a_time_is_named(op: str, ranks: int, said: bool) -> None:
+    record = _record(op, 64, 1.0)
+    caveats = summarise([replace(record, cell={**record.cell, "ranks": ranks})]).facts
     assert any("one way at a time" in str(fact) for fact in caveats) == said

@@ -39,8 +39,8 @@ TWICE = (
     "says."
 )
 BY_TURNS = (
-    "Between two ranks gloo sends large messages one way at a time: send_recv, all_to_all and all_gather reach half to "
-    "two thirds of a link that carries both ways at once."
+    "gloo's all_to_all, and its all_gather between two ranks, mostly send large messages one way at a time: they reach "
+    "half to two thirds of links that carry both ways at once."
 )
 AS_A_TREE = (
     "gloo broadcasts along a tree, whose root sends a copy to each of its children: with 3 or 4 ranks its link carries "
@@ -52,7 +52,6 @@ BETWEEN_NODES = (
     "ring, as gloo's all_reduce is, which enters and leaves each node once; g(k-1)/(n-1) of it if the g ranks of each "
     "of k nodes combine first: "
 )
-EXCHANGES = ("send_recv", "all_to_all", "all_gather")
 FEW_CALLS = 20
 
 
@@ -187,7 +186,7 @@ def _caveats(records: Sequence[Record]) -> list[str]:
         found.append(TWICE)
     if any(cell["op"] == "broadcast" and cell["ranks"] > 2 for cell in by_gloo):
         found.append(AS_A_TREE)
-    if any(cell["op"] in EXCHANGES and cell["ranks"] == 2 for cell in by_gloo):
+    if any(cell["op"] == "all_to_all" or (cell["op"], cell["ranks"]) == ("all_gather", 2) for cell in by_gloo):
         found.append(BY_TURNS)
     if few := sum(len(_calls_s(record)) < FEW_CALLS for record in measured):
         found.append(f"{plural(few, 'size')} with fewer than {FEW_CALLS} calls, since a call takes so long.")
