@@ -100,7 +100,7 @@ def new_group(ranks: list[int], timeout_s: float, backend: str | None = None) ->
     """A group of these ranks, None on a rank outside it. Every rank of the launch must call this.
 
     It is whole when this returns: with gloo, torch's own function returns while others still connect to this rank, and
-    if it has nothing to do and leaves by then, they fail.
+    if it has nothing to do and leaves by then, they fail. Raises RuntimeError if it is not so after `timeout_s`.
     """
     group = dist.new_group(ranks, backend=backend, timeout=timedelta(seconds=timeout_s))
     if not isinstance(group, dist.ProcessGroup):

@@ -28,10 +28,7 @@ from launch.processes import die_with, name_process
 from launch.recorder import serve
 from launch.reporter import Reporter, last_words, reporter
 from launch.stacks import register
-from launch.victims import is_victim
-
-VICTIM_WAIT_S = 10.0
-"""How long a rank that only lost its peer waits to be ended; the launcher could not tell otherwise who was first."""
+from launch.victims import VICTIM_WAIT_S, is_victim
 
 TORCHS_OLD_SEED = 67280421310721
 """With which every process begins in versions of torch that draw none."""

@@ -61,8 +61,8 @@ def collect(ranks: Sequence[RankHandle], timeout_s: float = LONGEST_S) -> tuple[
     states = [process_state(each.pid) for each in ranks]
     before = [_size(each.stack_file) for each in ranks]
     asked = [_ask(each.pid, state) for each, state in zip(ranks, states, strict=True)]
-    for each, state in zip(ranks, states, strict=True):
-        if state == "stopped":  # only once all were asked: ranks that wait for it may end as soon as it goes on
+    for each, state, one in zip(ranks, states, asked, strict=True):
+        if one and state == "stopped":  # only once all were asked: ranks that wait for it may end as soon as it goes on
             kill(each.pid, signal.SIGCONT)
     waited_for = [(each.stack_file, size) for each, size, one in zip(ranks, before, asked, strict=True) if one]
     if waited_for:

@@ -10,6 +10,8 @@ from pathlib import Path
 
 from launch.events import LastWords
 
+VICTIM_WAIT_S = 10.0
+"""How long a rank that only lost its peer waits to be ended; the launcher could not tell otherwise who was first."""
 LOST = (
     "connection closed by",
     "connection reset by peer",

@@ -12,7 +12,7 @@ from ddp.env import RankInfo, read_rank
 from ddp.mistake import Mistake, MistakeOfAll
 from launch.argv import UsageError, fail
 from launch.reporter import last_words, reporter
-from launch.victims import is_victim
+from launch.victims import VICTIM_WAIT_S, is_victim
 from models.spec import ModelMistake
 
 if TYPE_CHECKING:
@@ -50,10 +50,6 @@ def _fail_together(rank: str, error: Exception) -> int:
         return fail(error)
     time.sleep(MISTAKE_WAIT_S)
     return fail(f"rank {rank}: {error}")
-
-
-VICTIM_WAIT_S = 10.0
-"""How long a rank that only lost its peer waits to be ended; the launcher could not tell otherwise who was first."""
 
 
 def end_with(main: Callable[[], int]) -> NoReturn:

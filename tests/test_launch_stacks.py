@@ -124,7 +124,10 @@ def test_a_process_that_does_not_expect_the_signal_lives_on(tmp_path: Path) -> N
             assert collect([handle]) == (stack(0, ()),)
             assert other.poll() is None
             os.kill(other.pid, signal.SIGSTOP)
-            wait_until(lambda: collect([handle])[0].state == "stopped")
+            wait_until(lambda: process_state(other.pid) == "stopped")
+            assert collect([handle]) == (stack(0, (), "stopped"),)
+            time.sleep(0.2)
+            assert process_state(other.pid) == "stopped"  # it cannot answer, so it does not have to go on
         finally:
             other.kill()
         wait_until(lambda: process_state(other.pid) == "gone")  # but not reaped
